@@ -1,0 +1,175 @@
+"""Measuring schedules on parts of a sample set, one stored result for each schedule and part."""
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vitcop.calibrate.calibration import CalibrationSettings
+from vitcop.calibrate.generation import continue_forced, continue_free
+from vitcop.calibrate.losses import Estimate, exact_match, kl_divergence, top1_agreement
+from vitcop.calibrate.original import OriginalRunner
+from vitcop.calibrate.prompt import PromptBatch
+from vitcop.calibrate.samples import Sample, batches, samples_digest
+from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.scheduled import ScheduledRunner
+from vitcop.calibrate.store import Store, key_of
+from vitcop.calibrate.targets import Target, compute_targets, load_targets, save_targets
+from vitcop.calibrate.vision_stage import VisionCache
+from vitcop.plugins.errors import InputError
+
+if TYPE_CHECKING:
+    from vitcop.calibrate.families import Family
+
+
+@dataclass(frozen=True, kw_only=True)
+class Losses:
+    """Of each sample of a part, in the order of `ids`; `exact` is None where it was not measured or the sample has no
+    answer."""
+
+    ids: tuple[str, ...]
+    kl: tuple[float, ...]
+    top1: tuple[float, ...]
+    exact: tuple[bool | None, ...]
+
+    @classmethod
+    def joined(cls, parts: Sequence["Losses"]) -> "Losses":
+        """The parts one after another."""
+        return cls(
+            **{
+                name: tuple(item for part in parts for item in getattr(part, name))
+                for name in ("ids", "kl", "top1", "exact")
+            }
+        )
+
+    def estimates(self) -> dict[str, Estimate | None]:
+        """Means and standard errors: kl, top1, exact (None where no sample has it)."""
+        exact = [float(value) for value in self.exact if value is not None]
+        return {
+            "kl": Estimate.of(self.kl),
+            "top1": Estimate.of(self.top1),
+            "exact": Estimate.of(exact) if exact else None,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A part of a sample set, preprocessed, with the original's answers."""
+
+    digest: str
+    prepared: list[tuple[list[Sample], PromptBatch]]
+    targets: dict[str, Target]
+
+
+class Evaluator:
+    """Runs schedules of one model over parts of sample sets.
+
+    Args:
+        base: what a result depends on beside schedule and samples (weights, versions, precision); JSON.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        family: "Family",
+        *,
+        eos_ids: frozenset[int],
+        base: Any,
+        settings: CalibrationSettings,
+        store: Store,
+    ) -> None:
+        self.model, self.processor, self.family = model, processor, family
+        self.eos_ids, self.settings, self.store = eos_ids, settings, store
+        self._base = [base, settings.max_new_tokens, settings.top_k, settings.batch_size]
+        self.vision = VisionCache(settings.vision_cache_bytes)
+
+    def part(self, samples: Sequence[Sample]) -> Part:
+        """Preprocess samples and let the original answer them, or read its answers from the store."""
+        digest = samples_digest(samples)
+        prepared = list(batches(samples, self.processor, self.family, self.settings.batch_size))
+        path = (
+            None
+            if self.store.folder is None
+            else self.store.folder / f"targets-{key_of(self._base, digest)}.safetensors"
+        )
+        if path is not None and path.is_file() and path.with_name(path.name + ".json").is_file():
+            targets = load_targets(path)
+        else:
+            targets = compute_targets(
+                OriginalRunner(self.model, self.family),
+                prepared,
+                max_new_tokens=self.settings.max_new_tokens,
+                eos_ids=self.eos_ids,
+                top_k=self.settings.top_k,
+            )
+            if path is not None:
+                save_targets(targets, path)
+        return Part(digest=digest, prepared=prepared, targets=targets)
+
+    def original(self, part: Part) -> Losses:
+        """The unpruned model on a part: no loss, and how often it is right."""
+        samples = [sample for members, _ in part.prepared for sample in members]
+        return Losses(
+            ids=tuple(sample.id for sample in samples),
+            kl=(0.0,) * len(samples),
+            top1=(1.0,) * len(samples),
+            exact=tuple(self._is_right(sample, part.targets[sample.id].tokens) for sample in samples),
+        )
+
+    def measure(self, schedule: Schedule, part: Part, *, answers: bool = False) -> Losses:
+        """Losses of a schedule on a part; `answers` also lets the pruned model answer freely, for exact match.
+
+        Raises InputError where a loss is not a number, as with a model that overflows in its dtype.
+        """
+        plain = json.loads(replace(schedule, provenance={}, model_id="", config_hash="").to_json())
+        key = "loss-" + key_of(self._base, part.digest, plain, answers)
+        held = self.store.get(key)
+        if isinstance(held, dict) and set(held) == {"ids", "kl", "top1", "exact"}:
+            return Losses(**{name: tuple(values) for name, values in held.items()})
+        runner = ScheduledRunner(self.model, self.family, schedule, vision=self.vision)
+        parts = [self._measure_batch(runner, samples, batch, part, answers) for samples, batch in part.prepared]
+        losses = Losses.joined(parts)
+        if not all(value == value for value in losses.kl):
+            raise InputError(
+                f"the loss is not a number with dtype {self.settings.dtype}: the model overflows; try bfloat16 or "
+                "float32"
+            )
+        self.store.put(key, {name: list(getattr(losses, name)) for name in ("ids", "kl", "top1", "exact")})
+        return losses
+
+    def _measure_batch(
+        self, runner: ScheduledRunner, samples: list[Sample], batch: PromptBatch, part: Part, answers: bool
+    ) -> Losses:
+        targets = [part.targets[sample.id] for sample in samples]
+        prefill = runner.prefill(batch)
+        free = None
+        if answers and any(sample.answers for sample in samples):
+            with torch.inference_mode():
+                free = replace(prefill, state=copy.deepcopy(prefill.state))
+        logits_BTX = continue_forced(runner, prefill, [target.tokens.tolist() for target in targets])
+        rows = [logits_TX[: len(target.tokens)] for logits_TX, target in zip(logits_BTX, targets, strict=True)]
+        top1 = [top1_agreement(target, row) for target, row in zip(targets, rows, strict=True)]
+        exact: list[bool | None] = [None] * len(samples)
+        if free is not None:
+            # Where every token agrees, the free answer is the original's.
+            tokens = [target.tokens for target in targets]
+            if min(top1) < 1.0:
+                tokens = continue_free(
+                    runner, free, max_new_tokens=self.settings.max_new_tokens, eos_ids=self.eos_ids
+                ).tokens
+            exact = [self._is_right(sample, row) for sample, row in zip(samples, tokens, strict=True)]
+        return Losses(
+            ids=tuple(sample.id for sample in samples),
+            kl=tuple(kl_divergence(target, row) for target, row in zip(targets, rows, strict=True)),
+            top1=tuple(top1),
+            exact=tuple(exact),
+        )
+
+    def _is_right(self, sample: Sample, tokens: Sequence[int]) -> bool | None:
+        if not sample.answers:
+            return None
+        return exact_match(self.processor.tokenizer.decode(list(tokens), skip_special_tokens=True), sample.answers)

@@ -1,0 +1,26 @@
+"""From a config to its family."""
+
+from typing import Any
+
+from vitcop.calibrate.families.base import Family
+from vitcop.calibrate.families.llava import LlavaFamily
+from vitcop.plugins.errors import InputError
+
+_FAMILIES: tuple[Family, ...] = (LlavaFamily(),)
+
+
+def supported_architectures() -> tuple[str, ...]:
+    """The `architectures` entries of config.json that vitcop reads."""
+    return tuple(name for family in _FAMILIES for name in family.architectures)
+
+
+def family_of(config: Any) -> Family:
+    """The family of a transformers config. Raises InputError that names what was found and what is supported."""
+    found = list(getattr(config, "architectures", None) or [])
+    for family in _FAMILIES:
+        if set(found) & set(family.architectures):
+            return family
+    raise InputError(
+        f"architecture {', '.join(found) or 'unknown'} is not supported; supported: "
+        f"{', '.join(supported_architectures())}"
+    )

@@ -1,0 +1,104 @@
+"""Loading a checkpoint into transformers: offline, from safetensors alone, without its warnings and progress bars."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitcop.calibrate.checkpoint import Checkpoint
+from vitcop.calibrate.families import Family, family_of
+from vitcop.plugins.errors import InputError, MissingError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """transformers says nothing below an error and draws no progress bar inside; its settings come back after."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def load_processor(path: str | Path) -> Any:
+    """The processor (tokenizer, image processor, chat template) of a model folder or bundle; no weights are touched.
+
+    Always the PIL image processor, so that pixels do not depend on whether torchvision is installed.
+    Raises InputError where the folder holds none.
+    """
+    with quiet_transformers():
+        from transformers import AutoProcessor
+
+        try:
+            processor = AutoProcessor.from_pretrained(
+                path, local_files_only=True, trust_remote_code=False, backend="pil"
+            )
+        except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+            raise InputError(f"{path}: its processor cannot be loaded ({_first_line(error)})") from None
+    if getattr(processor, "tokenizer", None) is None or getattr(processor, "image_processor", None) is None:
+        raise InputError(
+            f"{path}: the processor lacks a tokenizer or an image processor (preprocessor_config.json, tokenizer.json)"
+        )
+    if not getattr(processor, "chat_template", None):
+        raise InputError(f"{path}: no chat template (chat_template.jinja), so a conversation cannot become a prompt")
+    return processor
+
+
+def load_model(
+    checkpoint: Checkpoint, *, device: str = "cpu", dtype: "torch.dtype | str" = "float32", attn: str = "sdpa"
+) -> tuple[Any, Any, Family]:
+    """(model in eval mode, processor, family) of a checkpoint.
+
+    Args:
+        device: where the weights go, such as "cpu" or "cuda:0".
+        dtype: of the weights, a torch dtype or its name.
+        attn: "sdpa" or "eager".
+
+    Raises InputError where weights are missing or do not fit, MissingError where the device is not there.
+    """
+    with quiet_transformers():
+        import torch
+        from transformers import AutoConfig, AutoModelForImageTextToText
+
+        if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+            raise MissingError(f"device {device}: no CUDA device on this machine; use device cpu")
+        kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+        if not isinstance(kind, torch.dtype):
+            raise InputError(f"dtype {dtype!r} is not known; use float32, float16 or bfloat16")
+        try:
+            config = AutoConfig.from_pretrained(checkpoint.path, local_files_only=True, trust_remote_code=False)
+            family = family_of(config)
+            model, info = AutoModelForImageTextToText.from_pretrained(
+                checkpoint.path,
+                config=config,
+                dtype=kind,
+                attn_implementation=attn,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+        except InputError:
+            raise
+        except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+            raise InputError(f"{checkpoint.path}: transformers cannot load this model ({_first_line(error)})") from None
+        if info["missing_keys"]:
+            missing = sorted(info["missing_keys"])
+            raise InputError(
+                f"{checkpoint.path}: {len(missing)} tensors are missing from the checkpoint, first {missing[0]}"
+            )
+    processor = load_processor(checkpoint.path)
+    return model.to(device).eval(), processor, family
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,308 @@
+"""The model under a schedule, in PyTorch: the Hugging Face decoder layers walked one by one, with the reference ops
+between them.
+
+The independent second implementation beside the rewritten graph; `verify` holds one against the other.
+
+Shape letters: B batch, S sequence, V visual tokens now present, R visual tokens after a drop, T new tokens, P cached
+tokens, H hidden.
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from vitcop.calibrate.original import OriginalRunner, cache_bytes, clock
+from vitcop.calibrate.prompt import PromptBatch
+from vitcop.calibrate.runner import DropTrace, Prefill
+from vitcop.calibrate.schedule import Drop, Schedule
+from vitcop.calibrate.text_query import LastQuery, recording
+from vitcop.calibrate.vision_stage import VisionCache, VisionKept, keep_patches, run_vision
+from vitcop.plugins import ops
+from vitcop.plugins.errors import InputError
+
+if TYPE_CHECKING:
+    from vitcop.calibrate.families import Family
+
+__all__ = ["OriginalRunner", "ScheduledRunner", "ScheduledState"]
+
+
+@dataclass
+class ScheduledState:
+    """Decode state: the cache (each layer as long as its group), the mask [B,P_g] of each group, the next position
+    [B]."""
+
+    cache: Any
+    masks: list[torch.Tensor]
+    next_position: torch.Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """What crosses a drop point.
+
+    Args:
+        hidden: [B,S,H].
+        positions: int64 [B,S] position ids.
+        mask: bool [B,S], True at real tokens.
+        visual_index: int64 [B,V], where the visual tokens stand, ascending.
+        saliency: fp32 [B,V] carried from stage I, or None.
+        labels: int64 [B,V] clusters, or None.
+    """
+
+    hidden: torch.Tensor
+    positions: torch.Tensor
+    mask: torch.Tensor
+    visual_index: torch.Tensor
+    saliency: torch.Tensor | None
+    labels: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class LayerView:
+    """What an observer sees of one decoder layer in prefill.
+
+    Args:
+        layer: its index.
+        keys: [B,Nkv,S,D], rotary embedding applied.
+        last_query: [B,Nh,D], query of the last prompt token, rotary embedding applied.
+        visual_index: int64 [B,V].
+        mask: bool [B,S], True at real tokens.
+        scale: of the attention logits; None for D ** -0.5.
+    """
+
+    layer: int
+    keys: torch.Tensor
+    last_query: torch.Tensor
+    visual_index: torch.Tensor
+    mask: torch.Tensor
+    scale: float | None
+
+
+class ScheduledRunner:
+    """Runs a transformers model under a schedule.
+
+    Args:
+        vision: shared between runners of one model so that the vision tower runs once for each batch; None runs it each
+            time.
+        on_layer: called in prefill after each decoder layer with what the layer made of its tokens; for observers.
+
+    Raises InputError where the schedule is for another depth than the model's.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        family: "Family",
+        schedule: Schedule,
+        *,
+        name: str = "scheduled",
+        vision: VisionCache | None = None,
+        on_layer: Callable[[LayerView], None] | None = None,
+    ) -> None:
+        depth = family.num_layers(model.config)
+        if schedule.num_layers != depth:
+            raise InputError(f"the schedule is for {schedule.num_layers} decoder layers, the model has {depth}")
+        self.model = model
+        self.family = family
+        self.schedule = schedule
+        self.name = name
+        self._vision = vision
+        self._on_layer = on_layer
+        self._decoder = family.language_model(model)
+        self._group_of = [g for g, layers in enumerate(schedule.groups) for _ in layers]
+
+    @torch.inference_mode()
+    def prefill(self, batch: PromptBatch) -> Prefill:
+        from transformers import DynamicCache
+
+        device = self.model.device
+        begun = clock(device)
+        kept = self._keep(batch)
+        seen = clock(device)
+        stream = self._enter(batch, kept)
+        cache, masks, traces = DynamicCache(), [stream.mask], []
+        last: LastQuery | None = None
+        drops = {drop.layer: drop for drop in self.schedule.drops}
+        rotary, attend = self._geometry(stream)
+        for i, layer in enumerate(self._decoder.layers):
+            if i in drops:
+                stream, trace = self._drop(drops[i], stream, cache.layers[i - 1].keys, last)
+                traces.append(trace)
+                masks.append(stream.mask)
+                rotary, attend = self._geometry(stream)
+            following = drops.get(i + 1)
+            asks = self._on_layer is not None or (following is not None and following.score == "text_query")
+            with recording(layer.self_attn) if asks else nullcontext() as last:
+                hidden = layer(
+                    stream.hidden,
+                    attention_mask=attend,
+                    position_ids=stream.positions,
+                    position_embeddings=rotary,
+                    past_key_values=cache,
+                    use_cache=True,
+                )
+            stream = replace(stream, hidden=hidden)
+            if self._on_layer is not None:
+                self._on_layer(
+                    LayerView(i, cache.layers[i].keys, last.query, stream.visual_index, stream.mask, _scale(layer))
+                )
+        logits = self.family.lm_head(self.model)(self._decoder.norm(stream.hidden[:, -1:]))[:, -1].float().cpu().numpy()
+        return Prefill(
+            logits=logits,
+            state=ScheduledState(cache, masks, stream.positions[:, -1] + 1),
+            vision=None
+            if self.schedule.vision is None
+            else DropTrace(
+                kept_visual=_numpy(kept.kept_patches), scores=None if kept.scores is None else _numpy(kept.scores)
+            ),
+            drops=tuple(traces),
+            kv_lengths=tuple(mask.shape[1] for mask in masks),
+            kv_bytes=cache_bytes(cache),
+            seconds={"vision": seen - begun, "prefill": clock(device) - seen},
+        )
+
+    def decode(self, token_ids: np.ndarray, state: ScheduledState) -> np.ndarray:
+        return self.extend(token_ids[:, None], state)[:, -1]
+
+    @torch.inference_mode()
+    def extend(self, token_ids: np.ndarray, state: ScheduledState) -> np.ndarray:
+        """Feed T tokens a row (int64 [B,T]) at once; logits fp32 [B,T,vocab]."""
+        ids_BT = torch.as_tensor(token_ids, device=self.model.device)
+        hidden = self._decoder.embed_tokens(ids_BT)
+        steps_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
+        positions_BT = state.next_position[:, None] + steps_T
+        rotary = self._decoder.rotary_emb(hidden, position_ids=positions_BT)
+        causal_BTT = (steps_T[:, None] >= steps_T).expand(len(ids_BT), -1, -1)
+        attends = [
+            self._as_mask(torch.cat([mask[:, None].expand(-1, len(steps_T), -1), causal_BTT], dim=2), hidden.dtype)
+            for mask in state.masks
+        ]
+        for i, layer in enumerate(self._decoder.layers):
+            hidden = layer(
+                hidden,
+                attention_mask=attends[self._group_of[i]],
+                position_ids=positions_BT,
+                position_embeddings=rotary,
+                past_key_values=state.cache,
+                use_cache=True,
+            )
+        state.masks = [torch.cat([mask, mask.new_ones(ids_BT.shape)], dim=1) for mask in state.masks]
+        state.next_position = state.next_position + ids_BT.shape[1]
+        return self.family.lm_head(self.model)(self._decoder.norm(hidden)).float().cpu().numpy()
+
+    # -- parts
+    # -----------------------------------------------------------------------------------------------------------
+
+    def _keep(self, batch: PromptBatch) -> VisionKept:
+        def compute() -> Any:
+            return run_vision(self.model, self.family, batch.vision_inputs)
+
+        output = self._vision.get(batch, compute) if self._vision else compute()
+        return keep_patches(output, self.schedule.vision, self.family.grid(self.model.config))
+
+    def _enter(self, batch: PromptBatch, kept: VisionKept) -> Stream:
+        """Embed the prompt without the placeholders of dropped patches, and put the kept features at the others."""
+        batch = batch.after_vision(_numpy(kept.kept_patches))
+        device = self.model.device
+        visual_index_BV = torch.as_tensor(batch.visual_index, device=device)
+        embeds_BSH = self._decoder.embed_tokens(torch.as_tensor(batch.input_ids, device=device))
+        features_BVH = kept.features.to(embeds_BSH)
+        mask_BS = torch.as_tensor(batch.attention_mask, device=device).bool()
+        positions_BS = torch.as_tensor(batch.position_ids, device=device)
+        return Stream(
+            hidden=embeds_BSH.scatter(1, visual_index_BV.unsqueeze(-1).expand_as(features_BVH), features_BVH),
+            positions=self._positions(positions_BS, mask_BS) if self.schedule.vision else positions_BS,
+            mask=mask_BS,
+            visual_index=visual_index_BV,
+            saliency=kept.saliency,
+            labels=kept.labels,
+        )
+
+    def _positions(self, kept_BS: torch.Tensor, mask_BS: torch.Tensor) -> torch.Tensor:
+        """Position ids after a drop: those that the tokens had, or renumbered where the schedule says so."""
+        if self.schedule.positions == "original":
+            return kept_BS
+        return (mask_BS.long().cumsum(1) - 1).clamp_min(0)
+
+    def _geometry(self, stream: Stream) -> tuple[Any, torch.Tensor]:
+        """(rotary tables, attention mask [B,1,S,S]) of a layer group: causal, no padding, and the diagonal always."""
+        length = stream.mask.shape[1]
+        causal_SS = torch.ones(length, length, dtype=torch.bool, device=stream.mask.device).tril()
+        allowed_BSS = causal_SS & stream.mask[:, None]
+        # A row of padding would attend to nothing, and a softmax over nothing is NaN.
+        allowed_BSS = allowed_BSS | torch.eye(length, dtype=torch.bool, device=stream.mask.device)
+        return self._decoder.rotary_emb(stream.hidden, position_ids=stream.positions), self._as_mask(
+            allowed_BSS, stream.hidden.dtype
+        )
+
+    def _as_mask(self, allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """[B,Q,K] bool to what the attention takes: [B,1,Q,K] bool for sdpa, additive for eager."""
+        if self._decoder.config._attn_implementation != "eager":
+            return allowed.unsqueeze(1)
+        return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min).unsqueeze(1)
+
+    def _drop(
+        self, drop: Drop, stream: Stream, keys_BNkvSD: torch.Tensor, last: LastQuery | None
+    ) -> tuple[Stream, DropTrace]:
+        """One drop point, from the keys (and the last query) of the layer before it."""
+        scores_BV = self._scores(drop, stream, keys_BNkvSD, last)
+        assignment_BRV = None
+        if drop.op == "merge":
+            # The op keeps what scores least, so "largest" turns the order round by the sign.
+            hidden_BSH, kept_positions, visual_index_BR, kept_visual_BR, assignment_BRV = ops.cluster_merge(
+                stream.hidden,
+                stream.visual_index,
+                scores_BV if drop.order == "smallest" else -scores_BV,
+                stream.labels,
+                num_clusters=self.schedule.vision.clusters.centers,
+                keep=drop.keep,
+                merge=drop.merge,
+            )
+        else:
+            kept_positions, visual_index_BR, kept_visual_BR = ops.score_select(
+                scores_BV, stream.visual_index, stream.hidden.shape[1], keep=drop.keep, order=drop.order
+            )
+            hidden_BSH = stream.hidden.gather(1, kept_positions.unsqueeze(-1).expand(-1, -1, stream.hidden.shape[-1]))
+        mask_BS = stream.mask.gather(1, kept_positions)
+        after = Stream(
+            hidden=hidden_BSH,
+            positions=self._positions(stream.positions.gather(1, kept_positions), mask_BS),
+            mask=mask_BS,
+            visual_index=visual_index_BR,
+            saliency=None if stream.saliency is None else stream.saliency.gather(1, kept_visual_BR),
+            labels=None if stream.labels is None else stream.labels.gather(1, kept_visual_BR),
+        )
+        trace = DropTrace(
+            kept_visual=_numpy(kept_visual_BR),
+            scores=_numpy(scores_BV),
+            assignment=None if assignment_BRV is None else _numpy(assignment_BRV),
+        )
+        return after, trace
+
+    def _scores(self, drop: Drop, stream: Stream, keys_BNkvSD: torch.Tensor, last: LastQuery | None) -> torch.Tensor:
+        """fp32 [B,V]."""
+        if drop.score == "k_norm":
+            return ops.knorm_scores(keys_BNkvSD, stream.visual_index, head_reduction=drop.head_reduction)
+        if drop.score == "text_query":
+            scale = _scale(self._decoder.layers[drop.layer - 1])
+            return ops.text_query_scores(
+                last.query, keys_BNkvSD, stream.visual_index, attention_mask=stream.mask.long(), scale=scale
+            )
+        if drop.score == "vision_saliency":
+            return stream.saliency
+        if drop.score == "uniform":
+            return ops.uniform_scores(stream.visual_index, keep=drop.keep)
+        return ops.random_scores(stream.positions.gather(1, stream.visual_index), seed=drop.seed)
+
+
+def _scale(layer: Any) -> float | None:
+    """Of a layer's attention logits; None where the module leaves it at head_dim ** -0.5."""
+    return getattr(layer.self_attn, "scaling", None)
+
+
+def _numpy(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.cpu().numpy()

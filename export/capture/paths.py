@@ -1,0 +1,26 @@
+"""Where the family's modules stand in the captured graphs: the paths that `nn_module_stack` of each node speaks in."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from vitcop.calibrate.families import Family
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModulePaths:
+    """Paths as seen from the capture wrappers, which hold the model as `model`."""
+
+    layers: tuple[str, ...]
+    vision_attention: str
+    projector: str
+
+
+def module_paths(model: nn.Module, family: Family) -> ModulePaths:
+    """Look the family's modules up by identity, so no path is written down twice."""
+    names = {id(module): f"model.{name}" for name, module in model.named_modules()}
+    return ModulePaths(
+        layers=tuple(names[id(layer)] for layer in family.language_model(model).layers),
+        vision_attention=names[id(family.vision_attention(model))],
+        projector=names[id(family.projector(model))],
+    )

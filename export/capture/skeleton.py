@@ -1,0 +1,111 @@
+"""A checkpoint's model without its weights: enough to trace every graph, in a few megabytes."""
+
+from dataclasses import dataclass
+
+import torch
+import transformers
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoConfig, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+from vitcop.calibrate.checkpoint import Checkpoint, TensorLocation
+from vitcop.calibrate.families import Family, family_of
+from vitcop.calibrate.loading import quiet_transformers
+from vitcop.plugins.errors import InputError
+
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skeleton:
+    """A model of fake tensors.
+
+    Args:
+        model: the transformers model in eval mode; every parameter and buffer is a fake tensor of `mode`.
+        buffers: real values of the buffers that no checkpoint holds (rotary frequencies, position ids), by name.
+        weights: where each parameter and persistent buffer lies in the checkpoint, by its name in the model.
+    """
+
+    model: PreTrainedModel
+    family: Family
+    mode: FakeTensorMode
+    buffers: dict[str, Tensor]
+    weights: dict[str, TensorLocation]
+
+
+def load_skeleton(checkpoint: Checkpoint) -> Skeleton:
+    """Build the model of a checkpoint on fake tensors. Raises InputError where config and weights do not fit each other."""
+    with quiet_transformers():
+        config = AutoConfig.from_pretrained(checkpoint.path, local_files_only=True, trust_remote_code=False)
+        family = family_of(config)
+        kind = getattr(transformers, next(name for name in config.architectures if name in family.architectures))
+        dtype = _dtype(checkpoint)
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        before = torch.get_default_dtype()
+        try:
+            torch.set_default_dtype(dtype)
+            with mode:
+                model = kind(config).eval()
+        finally:
+            torch.set_default_dtype(before)
+        model.tie_weights()
+        buffers = {name: _rebuild(model, name) for name in _unsaved_buffers(model)}
+        weights = _locate(model, checkpoint)
+    return Skeleton(model=model, family=family, mode=mode, buffers=buffers, weights=weights)
+
+
+def _dtype(checkpoint: Checkpoint) -> torch.dtype:
+    found = sorted({location.dtype for location in checkpoint.tensors().values()})
+    if len(found) != 1 or found[0] not in _DTYPES:
+        raise InputError(f"{checkpoint.path}: weights of dtype {', '.join(found)}; expected one of {', '.join(_DTYPES)} throughout")
+    return _DTYPES[found[0]]
+
+
+def _unsaved_buffers(model: nn.Module) -> list[str]:
+    saved = model.state_dict().keys()
+    return [name for name, _ in model.named_buffers() if name not in saved]
+
+
+def _rebuild(model: nn.Module, name: str) -> Tensor:
+    """A buffer that is computed on construction has no value on fake tensors: construct its module once more, for real."""
+    owner_path, _, buffer = name.rpartition(".")
+    owner = model.get_submodule(owner_path)
+    if not hasattr(owner, "config"):
+        raise InputError(f"buffer {name} is in no checkpoint and {type(owner).__name__} cannot be rebuilt from a config")
+    return getattr(type(owner)(owner.config), buffer).detach().clone()
+
+
+def _locate(model: PreTrainedModel, checkpoint: Checkpoint) -> dict[str, TensorLocation]:
+    """Match the checkpoint's names to the model's by the renaming that transformers itself applies on loading."""
+    state = model.state_dict()
+    transforms = get_model_conversion_mapping(model)
+    renamings = [each for each in transforms if isinstance(each, WeightRenaming)]
+    converters = [each for each in transforms if isinstance(each, WeightConverter)]
+    found: dict[str, TensorLocation] = {}
+    for key, location in checkpoint.tensors().items():
+        name, converted = rename_source_key(key, renamings, converters, model.base_model_prefix, state)
+        if converted is not None and name in state:
+            raise InputError(f"{checkpoint.path}: tensor {key} is rearranged on loading; convert the checkpoint with save_pretrained first")
+        found[name] = location
+    for group in _tied(model):
+        located = next((found[name] for name in group if name in found), None)
+        if located is not None:
+            found |= dict.fromkeys(group, located)
+    for name, tensor in state.items():
+        if name not in found:
+            raise InputError(f"{checkpoint.path}: tensor {name} of the model is not in the checkpoint")
+        if tuple(tensor.shape) != found[name].shape:
+            raise InputError(
+                f"{checkpoint.path}: {name} has shape {list(found[name].shape)} in the checkpoint, config.json asks for {list(tensor.shape)}"
+            )
+    return {name: found[name] for name in state}
+
+
+def _tied(model: nn.Module) -> list[list[str]]:
+    """Names that share one parameter."""
+    groups: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        groups.setdefault(id(parameter), []).append(name)
+    return [names for names in groups.values() if len(names) > 1]

@@ -1,0 +1,123 @@
+"""From a checkpoint and a schedule to a bundle: capture, rewrite, lower, write."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx_ir as ir
+
+from vitcop.calibrate.checkpoint import Checkpoint
+from vitcop.calibrate.progress import NoProgress, Progress
+from vitcop.calibrate.schedule import Schedule
+from vitcop.export.bundle import architecture_of, copy_processor_files, write_bundle, writing_bundle
+from vitcop.export.capture import TokenGraph, capture_decode, capture_prefill, capture_vision
+from vitcop.export.capture.paths import module_paths
+from vitcop.export.capture.skeleton import Skeleton, load_skeleton
+from vitcop.export.lower import lower
+from vitcop.export.lower.tidy import tidy
+from vitcop.export.lower.weights import attach_weights
+from vitcop.export.rewrite import DropTokensPass, Sequence, SplitCachePass, VisionStagePass
+from vitcop.plugins.errors import InputError
+
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def export_bundle(
+    model_dir: Path,
+    schedule: Schedule,
+    out: Path,
+    *,
+    copy_weights: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Write the bundle of a model under a schedule; returns its path.
+
+    Args:
+        model_dir: a Hugging Face model folder (config.json, *.safetensors, processor).
+        schedule: where to drop; the empty schedule exports the model as it is.
+        out: the bundle's folder. It appears whole or not at all.
+        copy_weights: put the weights into the bundle instead of referring to the model folder.
+
+    Raises InputError where model, schedule or output folder cannot be used.
+    """
+    progress = progress or NoProgress()
+    checkpoint = Checkpoint.open(model_dir)
+    skeleton = load_skeleton(checkpoint)
+    check_schedule(schedule, checkpoint, skeleton)
+    captures = _captures(skeleton, schedule)
+    with writing_bundle(out) as staging:
+        progress.start(len(captures), "export")
+        shards: set[str] = set()
+        for name, capture in captures.items():
+            model = lower(capture())
+            shards |= attach_weights(model, skeleton.weights, skeleton.buffers, checkpoint.path)
+            tidy(model)
+            ir.save(model, staging / f"{name}.onnx")
+            progress.advance()
+        copy_processor_files(checkpoint.path, staging)
+        dtype = next(iter(checkpoint.tensors().values())).dtype
+        write_bundle(
+            staging,
+            Path(out),
+            schedule=schedule,
+            architecture=architecture_of(skeleton.model.config, skeleton.family, checkpoint.path, dtype=_DTYPES[dtype]),
+            family=skeleton.family.name,
+            model_id=checkpoint.model_id,
+            config_hash=checkpoint.config_hash,
+            weights_folder=checkpoint.path,
+            shards=sorted(shards),
+            copy_weights=copy_weights,
+        )
+    return Path(out)
+
+
+def check_schedule(schedule: Schedule, checkpoint: Checkpoint, skeleton: Skeleton) -> None:
+    """Raises InputError where the schedule was made for another model, or asks for what an engine cannot do."""
+    layers = skeleton.family.num_layers(skeleton.model.config)
+    if schedule.num_layers != layers:
+        raise InputError(f"the schedule is for {schedule.num_layers} layers, {checkpoint.path} has {layers}: calibrate for this model")
+    if schedule.config_hash and schedule.config_hash != checkpoint.config_hash:
+        raise InputError(
+            f"the schedule is for model {schedule.model_id!r} (config {schedule.config_hash[:12]}), {checkpoint.path} has config "
+            f"{checkpoint.config_hash[:12]}: calibrate for this model"
+        )
+    if schedule.positions != "original":
+        raise InputError("positions 'reindexed' exist for comparison in PyTorch only; export a schedule with positions 'original'")
+
+
+def _captures(skeleton: Skeleton, schedule: Schedule) -> dict[str, Callable[[], TokenGraph]]:
+    """The three graphs by name, each captured and rewritten when it is called for."""
+    model, family = skeleton.model, skeleton.family
+    paths, grid = module_paths(model, family), family.grid(model.config)
+    num_visual = schedule.vision_count(grid[0] * grid[1])
+
+    least = least_visual_count(schedule)
+
+    def vision() -> TokenGraph:
+        with skeleton.mode:
+            graph = capture_vision(model, family)
+        return Sequence(*[VisionStagePass(schedule, paths, grid)] if schedule.vision else [])(graph)
+
+    def prefill() -> TokenGraph:
+        with skeleton.mode:
+            graph = capture_prefill(model, family, num_visual=max(num_visual, least), min_visual=least)
+        return Sequence(*[DropTokensPass(schedule, paths)] if schedule.drops else [])(graph)
+
+    def decode() -> TokenGraph:
+        with skeleton.mode:
+            graph = capture_decode(model, family)
+        return Sequence(*[SplitCachePass(schedule, paths)] if schedule.drops else [])(graph)
+
+    return {"vision": vision, "prefill": prefill, "decode": decode}
+
+
+def least_visual_count(schedule: Schedule) -> int:
+    """Least V at LLM input for which every drop keeps at least two tokens, by the fraction alone.
+
+    torch.export treats sizes 0 and 1 as special; from this V on the kept counts are plain products. The graphs themselves take
+    any V, since the ops compute their counts from the shapes that they see.
+    """
+    least = 2
+    for drop in reversed(schedule.drops):
+        num, den = drop.keep
+        least = -(-least * den // num)
+    return least

@@ -1,0 +1,19 @@
+"""Measuring: does the engine still answer like PyTorch (`verify`), and how fast is it (`bench`). Importing this loads no torch."""
+
+from vitcop.export.measure.gates import GateResult, Gates
+from vitcop.export.measure.latency import Bench, bench
+from vitcop.export.measure.machine import machine_facts
+from vitcop.export.measure.task_scores import METRICS
+from vitcop.export.measure.verification import Verification
+from vitcop.export.measure.verify import verify
+
+__all__ = [
+    "METRICS",
+    "Bench",
+    "GateResult",
+    "Gates",
+    "Verification",
+    "bench",
+    "machine_facts",
+    "verify",
+]

@@ -1,0 +1,254 @@
+"""`bench`: how long each part takes, with and without dropping, in one run on one machine.
+
+Rungs take turns within every repeat, so that a machine that slows down slows all of them; ratios are medians of the ratios within a
+repeat, never of numbers from different runs.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vitcop.calibrate.progress import NoProgress, Progress
+from vitcop.calibrate.prompt import PromptBatch
+from vitcop.calibrate.runner import Runner
+from vitcop.export.bundle import Bundle
+from vitcop.export.measure.machine import machine_facts, peak_memory_bytes
+from vitcop.export.runtimes import open_target
+from vitcop.plugins.errors import InputError
+
+if TYPE_CHECKING:
+    from vitcop.calibrate.samples import Sample
+
+ENGINE, UNPRUNED, TORCH_PRUNED, TORCH_ORIGINAL = "engine", "engine_unpruned", "torch_pruned", "torch_original"
+PARTS = ("vision", "prefill", "decode_per_token", "total")
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Seconds of one part of one rung: median over the repeats, quartiles as spread."""
+
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """The outcome of `bench`.
+
+    Args:
+        bundle: which bundle, target and budget.
+        batch: rows, prompt tokens, visual tokens, new tokens.
+        rungs: for each rung its seconds by part, KV bytes and lengths after the prefill, and peak memory of the process after it first ran.
+        ratios: for each other rung and part, its time divided by the engine's (above 1: the engine is faster).
+        machine: what it ran on.
+        settings: warmup, repeats and options.
+        notes: what the numbers do not show.
+    """
+
+    bundle: dict[str, Any]
+    batch: dict[str, int]
+    rungs: dict[str, Any]
+    ratios: dict[str, dict[str, float]]
+    machine: dict[str, Any]
+    settings: dict[str, Any]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The contents of bench.json."""
+        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+
+    def summary(self) -> str:
+        """A table of medians in milliseconds, one line a rung, and the ratios to the engine."""
+        parts = ("vision", "selector", "prefill", "decode_per_token", "total")
+        lines = [f"{'ms (median)':<18}" + "".join(f"{part:>18}" for part in parts) + f"{'KV bytes':>14}"]
+        for name, rung in self.rungs.items():
+            cells = [
+                f"{rung['seconds'][part]['median'] * 1e3:.3f}" if part in rung["seconds"] else "-" for part in parts
+            ]
+            lines.append(f"{name:<18}" + "".join(f"{cell:>18}" for cell in cells) + f"{rung['kv_bytes']:>14}")
+        for name, ratios in self.ratios.items():
+            found = ", ".join(f"{part} {value:.2f}" for part, value in ratios.items())
+            lines.append(f"{name} / {ENGINE}: {found}")
+        return "\n".join(lines)
+
+
+def bench(
+    bundle: Bundle,
+    samples: "Sequence[Sample]",
+    *,
+    target: str = "onnxruntime",
+    batch_size: int = 1,
+    warmup: int = 2,
+    repeats: int = 10,
+    max_new_tokens: int = 16,
+    compare_torch: bool = True,
+    unpruned: Bundle | None = None,
+    model_dir: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Bench:
+    """Measure a bundle's engine on one batch of the samples.
+
+    Args:
+        batch_size: rows of the batch; samples are repeated where there are fewer.
+        warmup: runs that do not count.
+        repeats: runs that count.
+        max_new_tokens: decode steps of each run, always all of them.
+        compare_torch: also time PyTorch, original and pruned.
+        unpruned: a bundle of the same model with the empty schedule, to compare with.
+        model_dir: the checkpoint that PyTorch reads; by default the folder that the bundle refers to.
+
+    Raises InputError for wrong input, such as an unpruned bundle of another model.
+    """
+    if not samples or batch_size < 1 or repeats < 1 or warmup < 0 or max_new_tokens < 1:
+        raise InputError("bench needs samples, and batch size, repeats and new tokens of at least 1")
+    if unpruned is not None and unpruned.manifest.config_hash != bundle.manifest.config_hash:
+        raise InputError(
+            f"{unpruned.path}: a bundle of another model than {bundle.path}; export both from one model folder"
+        )
+    engine = open_target(target)
+    batch = _one_batch(bundle, samples, batch_size)
+    rungs: dict[str, Runner] = {ENGINE: engine.runner(bundle, options)}
+    shares = {ENGINE: engine.selector_shares(bundle, batch, options)}
+    if unpruned is not None:
+        rungs[UNPRUNED] = engine.runner(unpruned, options)
+        shares[UNPRUNED] = engine.selector_shares(unpruned, batch, options)
+    if compare_torch:
+        rungs |= _torch_runners(bundle, model_dir, device)
+    progress = progress or NoProgress()
+    progress.start((warmup + repeats) * len(rungs), "bench")
+    times: dict[str, dict[str, list[float]]] = {name: {part: [] for part in PARTS} for name in rungs}
+    facts: dict[str, dict[str, Any]] = {}
+    for repeat in range(warmup + repeats):
+        for name, runner in rungs.items():
+            seconds, kv_bytes, kv_lengths = _run_once(runner, batch, max_new_tokens)
+            if name not in facts:
+                facts[name] = {
+                    "kv_bytes": kv_bytes,
+                    "kv_lengths": list(kv_lengths),
+                    "process_peak_bytes": peak_memory_bytes(),
+                }
+            if repeat >= warmup:
+                for part, value in seconds.items():
+                    times[name][part].append(value)
+            progress.advance()
+    return Bench(
+        bundle={
+            "model_id": bundle.manifest.model_id,
+            "schedule_hash": bundle.manifest.schedule_hash,
+            "budget": bundle.schedule.budget(bundle.manifest.architecture.num_visual),
+            "dtype": bundle.manifest.architecture.dtype,
+            "target": target,
+        },
+        batch={
+            "rows": len(batch.input_ids),
+            "prompt_tokens": batch.input_ids.shape[1],
+            "visual_tokens": batch.num_visual,
+            "new_tokens": max_new_tokens,
+        },
+        rungs={name: {**facts[name], "seconds": _seconds(times[name], shares.get(name))} for name in rungs},
+        ratios={
+            name: {
+                part: median(other / own for other, own in zip(times[name][part], times[ENGINE][part], strict=True))
+                for part in PARTS
+                if all(times[ENGINE][part]) and all(times[name][part])
+            }
+            for name in rungs
+            if name != ENGINE
+        },
+        machine=machine_facts(),
+        settings={
+            "batch_size": batch_size,
+            "warmup": warmup,
+            "repeats": repeats,
+            "max_new_tokens": max_new_tokens,
+            "device": device,
+            "options": dict(options or {}),
+        },
+        notes=(
+            "selector is the share of vision and prefill that the runtime's own profile gives to vitcop operations; those two include it",
+            "torch_original runs its vision tower inside its forward: its vision time is part of its prefill",
+            "process_peak_bytes is of the whole process, all rungs loaded so far included",
+        ),
+    )
+
+
+def _one_batch(bundle: Bundle, samples: "Sequence[Sample]", batch_size: int) -> PromptBatch:
+    """The first `batch_size` samples as one batch, repeated where there are fewer."""
+    from vitcop.calibrate.families.registry import family_of
+    from vitcop.calibrate.loading import load_processor
+    from vitcop.calibrate.samples import batches
+
+    processor = load_processor(bundle.processor_folder)
+    chosen = [samples[index % len(samples)] for index in range(batch_size)]
+    _, batch = next(iter(batches(chosen, processor, family_of(_config(bundle)), batch_size)))
+    if len(batch.input_ids) != batch_size:
+        raise InputError(
+            "the first samples have different numbers of visual tokens: give samples of one kind, or --batch-size 1"
+        )
+    return batch
+
+
+def _config(bundle: Bundle) -> Any:
+    from vitcop.calibrate.loading import quiet_transformers
+
+    with quiet_transformers():
+        from transformers import AutoConfig
+
+        return AutoConfig.from_pretrained(bundle.processor_folder, local_files_only=True, trust_remote_code=False)
+
+
+def _torch_runners(bundle: Bundle, model_dir: Path | None, device: str) -> dict[str, Runner]:
+    from vitcop.calibrate.checkpoint import Checkpoint
+    from vitcop.calibrate.loading import load_model
+    from vitcop.calibrate.scheduled import OriginalRunner, ScheduledRunner
+    from vitcop.export.measure.rungs import original_folder
+
+    checkpoint = Checkpoint.open(original_folder(bundle, model_dir))
+    model, _, family = load_model(checkpoint, device=device, dtype=bundle.manifest.architecture.dtype)
+    return {
+        TORCH_PRUNED: ScheduledRunner(model, family, bundle.schedule, name=TORCH_PRUNED),
+        TORCH_ORIGINAL: OriginalRunner(model, family),
+    }
+
+
+def _run_once(runner: Runner, batch: PromptBatch, new_tokens: int) -> tuple[dict[str, float], int, tuple[int, ...]]:
+    """One prefill and `new_tokens` greedy steps: seconds by part, KV bytes and lengths after the prefill."""
+    start = perf_counter()
+    done = runner.prefill(batch)
+    decoding = perf_counter()
+    logits = done.logits
+    for _ in range(new_tokens):
+        logits = runner.decode(logits.argmax(axis=-1).astype(np.int64), done.state)
+    end = perf_counter()
+    seconds = {
+        "vision": done.seconds.get("vision", 0.0),
+        "prefill": done.seconds.get("prefill", decoding - start),
+        "decode_per_token": (end - decoding) / new_tokens,
+        "total": end - start,
+    }
+    return seconds, done.kv_bytes, done.kv_lengths
+
+
+def _seconds(times: dict[str, list[float]], shares: dict[str, float] | None) -> dict[str, Any]:
+    """Timings by part, and the selector's where the target can tell its share."""
+    parts = {part: asdict(_timing(values)) for part, values in times.items()}
+    if shares is not None:
+        selector = [
+            v * shares["vision"] + p * shares["prefill"] for v, p in zip(times["vision"], times["prefill"], strict=True)
+        ]
+        parts["selector"] = asdict(_timing(selector))
+    return parts
+
+
+def _timing(values: Sequence[float]) -> Timing:
+    low, middle, high = np.percentile(values, [25, 50, 75])
+    return Timing(median=float(middle), low=float(low), high=float(high))

@@ -1,0 +1,68 @@
+"""Near-ties: a kept token may differ between PyTorch and an engine only where PyTorch's own scores cannot tell the two apart.
+
+Sums in another order differ in the last bits, so two tokens whose scores lie within 16 ulp of fp32 may swap places. Any larger
+gap is an error of the engine.
+"""
+
+from typing import Literal
+
+import numpy as np
+
+from vitcop.calibrate.runner import DropTrace, Prefill
+
+NEAR_TIE_ULP = 16
+
+Verdict = Literal["same", "near_tie", "different"]
+
+
+def is_near_tie(scores_a: np.ndarray, scores_b: np.ndarray) -> bool:
+    """True where every score of `a` is within 16 ulp of every score of `b`; an ulp is that of the largest of them."""
+    both = np.concatenate([scores_a, scores_b]).astype(np.float32)
+    if not len(scores_a) or not len(scores_b) or not np.isfinite(both).all():
+        return False
+    gap = both.astype(np.float64).max() - both.astype(np.float64).min()
+    return bool(gap < NEAR_TIE_ULP * np.spacing(np.abs(both).max()))
+
+
+def compare_traces(reference: DropTrace, other: DropTrace, row: int) -> Verdict:
+    """One stage of one sample: did both keep (and, for a merge, combine) the same tokens? `reference` tells the scores."""
+    if reference.assignment is not None and other.assignment is not None:
+        ours, theirs = reference.assignment[row], other.assignment[row]
+        if ours.shape == theirs.shape and np.allclose(ours, theirs, atol=1e-5):
+            same = np.array_equal(reference.kept_visual[row], other.kept_visual[row])
+            return "same" if same else "different"
+        # Within a cluster the tokens of least score stay alone; those are the ones that a near-tie may swap.
+        kept, found = _alone(ours), _alone(theirs)
+    else:
+        kept, found = reference.kept_visual[row], other.kept_visual[row]
+        if np.array_equal(kept, found):
+            return "same"
+    lost, gained = np.setdiff1d(kept, found), np.setdiff1d(found, kept)
+    if reference.scores is None or len(lost) != len(gained) or not len(lost):
+        return "different"
+    scores = reference.scores[row]
+    return "near_tie" if is_near_tie(scores[lost], scores[gained]) else "different"
+
+
+def compare_stages(reference: Prefill, other: Prefill, row: int) -> tuple[Verdict, ...]:
+    """The verdicts of the vision stage (where there is one) and of each drop, up to the first that is not "same".
+
+    Later stages choose among other tokens then, so their indices mean nothing to each other.
+    """
+    pairs = list(zip(reference.drops, other.drops, strict=True))
+    if (reference.vision is None) != (other.vision is None):
+        return ("different",)
+    if reference.vision is not None:
+        pairs.insert(0, (reference.vision, other.vision))
+    verdicts: list[Verdict] = []
+    for ours, theirs in pairs:
+        verdicts.append(compare_traces(ours, theirs, row))
+        if verdicts[-1] != "same":
+            break
+    return tuple(verdicts)
+
+
+def _alone(assignment: np.ndarray) -> np.ndarray:
+    """Tokens that are the only member of their group: columns of assignment [R,V] whose row has one non-zero entry."""
+    members = assignment != 0
+    return np.flatnonzero(members[members.sum(axis=1) == 1].any(axis=0))

@@ -1,0 +1,89 @@
+"""The rungs of a verification: PyTorch original, PyTorch under the schedule, the engine, and the controls at the same budget."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vitcop.calibrate.families import Family
+from vitcop.calibrate.runner import Runner
+from vitcop.export.bundle import Bundle
+from vitcop.export.runtimes import open_target
+from vitcop.plugins.errors import InputError
+
+ORIGINAL, PRUNED, ENGINE, RANDOM, UNIFORM = "original", "pruned", "engine", "random", "uniform"
+CONTROLS = (RANDOM, UNIFORM)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rungs:
+    """Runners by rung name, and what prepares their prompts."""
+
+    runners: dict[str, Runner]
+    processor: Any
+    family: Family
+    eos_ids: Collection[int]
+
+    def text(self, tokens: list[int]) -> str:
+        """An answer as text, special tokens left out."""
+        return self.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+
+
+def open_rungs(
+    bundle: Bundle,
+    *,
+    target: str,
+    options: Mapping[str, Any] | None = None,
+    model_dir: Path | None = None,
+    controls: bool = True,
+    device: str = "cpu",
+    seed: int = 0,
+) -> Rungs:
+    """Load PyTorch model and engine.
+
+    PyTorch reads the checkpoint, never the bundle's copy of the weights: the engine must be held against weights that it did not
+    read itself wherever the two may differ. Raises InputError where the checkpoint is not the bundle's model.
+    """
+    # The engine first: it fails fast, and it loads no torch.
+    engine = open_target(target).runner(bundle, options)
+
+    from vitcop.calibrate.checkpoint import Checkpoint
+    from vitcop.calibrate.loading import load_model, load_processor
+    from vitcop.calibrate.presets import controls as control_schedule
+    from vitcop.calibrate.scheduled import OriginalRunner, ScheduledRunner
+
+    manifest = bundle.manifest
+    checkpoint = Checkpoint.open(original_folder(bundle, model_dir))
+    if checkpoint.config_hash != manifest.config_hash:
+        raise InputError(
+            f"{checkpoint.path}: not the model of this bundle (its config differs); give the one exported with --model"
+        )
+    model, _, family = load_model(checkpoint, device=device, dtype=manifest.architecture.dtype)
+    schedule = bundle.schedule
+    runners: dict[str, Runner] = {
+        ORIGINAL: OriginalRunner(model, family),
+        PRUNED: ScheduledRunner(model, family, schedule, name=PRUNED),
+        ENGINE: engine,
+    }
+    if controls and not schedule.is_empty:
+        num_visual = manifest.architecture.num_visual
+        for name in CONTROLS:
+            control = control_schedule(schedule, num_visual, name, seed)
+            runners[name] = ScheduledRunner(model, family, control, name=name)
+    return Rungs(
+        runners=runners,
+        processor=load_processor(bundle.processor_folder),
+        family=family,
+        eos_ids=manifest.architecture.eos_token_ids,
+    )
+
+
+def original_folder(bundle: Bundle, model_dir: Path | None) -> Path:
+    """The checkpoint folder that PyTorch reads. Raises InputError where it has to be named."""
+    if model_dir is not None:
+        return Path(model_dir)
+    if bundle.manifest.weights.mode == "copied":
+        raise InputError(f"{bundle.path}: holds a copy of the weights; give the original model folder with --model")
+    if not bundle.weights_folder.is_dir():
+        raise InputError(f"{bundle.weights_folder}: the model folder is gone; give it with --model")
+    return bundle.weights_folder

@@ -1,0 +1,198 @@
+"""`verify`: run the same samples through original, pruned PyTorch and engine, and hold them against each other.
+
+Two losses are told apart: schedule loss (original against pruned PyTorch, the price of the method) and export loss (pruned PyTorch
+against the engine, our own error). The controls run at the same budget in PyTorch.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitcop.calibrate.progress import NoProgress, Progress
+from vitcop.export.bundle import Bundle
+from vitcop.export.bundle.versions import installed_versions
+from vitcop.export.measure.agreement import common_prefix
+from vitcop.export.measure.gates import GateResult, Gates, at_most, baseline_gates
+from vitcop.export.measure.losses import ExportLoss, LogitLoss
+from vitcop.export.measure.machine import MEASURED_PACKAGES
+from vitcop.export.measure.rungs import ENGINE, ORIGINAL, PRUNED, Rungs, open_rungs
+from vitcop.export.measure.score_tables import score_tables
+from vitcop.export.measure.task_scores import Metric, metric_of
+from vitcop.export.measure.verification import Verification
+from vitcop.plugins.errors import InputError
+
+if TYPE_CHECKING:
+    from vitcop.calibrate.samples import Sample
+
+
+def verify(
+    bundle: Bundle,
+    samples: "Sequence[Sample]",
+    *,
+    target: str = "onnxruntime",
+    gates: Gates | Mapping[str, Any] | None = None,
+    model_dir: Path | None = None,
+    batch_size: int = 8,
+    max_new_tokens: int = 16,
+    metric: str = "exact_match",
+    baseline: Mapping[str, Any] | None = None,
+    controls: bool = True,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Verification:
+    """Hold a bundle's engine against PyTorch.
+
+    Args:
+        bundle: opened with `Bundle.open`.
+        samples: from `load_samples`; those without answers count for agreement only.
+        model_dir: the checkpoint that PyTorch reads; by default the folder that the bundle refers to.
+        max_new_tokens: greatest answer length, in tokens.
+        metric: a name in `METRICS`.
+        gates: limits; a mapping names those that differ from the defaults.
+        baseline: contents of an earlier verify.json over the same samples.
+        controls: also run `random` and `uniform` at the same budget.
+        seed: of the random control and of the bootstrap.
+        options: options of the target, by name.
+        device: where PyTorch runs.
+
+    Raises InputError for wrong input. A failed gate raises nothing: look at `passed` or call `check()`.
+    """
+    if not samples:
+        raise InputError("no samples to verify on")
+    gates, progress, score = Gates.of(gates), progress or NoProgress(), metric_of(metric)
+    rungs = open_rungs(
+        bundle,
+        target=target,
+        options=options,
+        model_dir=model_dir,
+        controls=controls,
+        device=device,
+        seed=seed,
+    )
+    from vitcop.calibrate.samples import batches, samples_digest
+
+    schedule_loss, export_loss, by_id = LogitLoss(), ExportLoss(bundle.schedule), {}
+    progress.start(len(samples), "verify")
+    for members, batch in batches(samples, rungs.processor, rungs.family, batch_size):
+        rows = _run_batch(rungs, members, batch, max_new_tokens, score, schedule_loss, export_loss)
+        by_id.update((row["id"], row) for row in rows)
+        for _ in members:
+            progress.advance()
+
+    rows = [by_id[sample.id] for sample in samples]
+    groups = [tuple(map(str, sample.images)) or sample.id for sample in samples]
+    settings = {
+        "metric": metric,
+        "batch_size": batch_size,
+        "max_new_tokens": max_new_tokens,
+        "seed": seed,
+        "device": device,
+    }
+    digest = samples_digest(samples)
+    scores = score_tables(rows, groups, seed=seed)
+    results = _hold_gates(gates, bundle, export_loss, scores)
+    if baseline is not None:
+        results += baseline_gates(rows, baseline, groups, digest=digest, settings=settings, seed=seed)
+    manifest = bundle.manifest
+    return Verification(
+        bundle={
+            "model_id": manifest.model_id,
+            "config_hash": manifest.config_hash,
+            "schedule_hash": manifest.schedule_hash,
+            "family": manifest.family,
+            "dtype": manifest.architecture.dtype,
+            "budget": bundle.schedule.budget(manifest.architecture.num_visual),
+            "target": target,
+        },
+        samples={"count": len(samples), "digest": digest, "with_answers": sum(bool(row["scores"]) for row in rows)},
+        settings=settings,
+        schedule_loss=schedule_loss.to_dict(),
+        export_loss=export_loss.to_dict(),
+        scores=scores,
+        gates=tuple(results),
+        rows=tuple(rows),
+        versions=installed_versions(MEASURED_PACKAGES),
+    )
+
+
+def _run_batch(
+    rungs: Rungs,
+    members: "Sequence[Sample]",
+    batch: Any,
+    max_new_tokens: int,
+    score: Metric,
+    schedule_loss: LogitLoss,
+    export_loss: ExportLoss,
+) -> list[dict[str, Any]]:
+    """All rungs on one batch; adds to both losses and returns the samples' rows."""
+    from vitcop.calibrate.generation import generate, teacher_forced
+
+    answers = {
+        name: generate(
+            runner,
+            batch,
+            max_new_tokens=max_new_tokens,
+            eos_ids=rungs.eos_ids,
+            keep_logits=name in (ORIGINAL, PRUNED, ENGINE),
+        )
+        for name, runner in rungs.runners.items()
+    }
+    original, pruned = answers[ORIGINAL], answers[PRUNED]
+    forced = teacher_forced(rungs.runners[PRUNED], batch, original.tokens)
+    for row, tokens in enumerate(original.tokens):
+        steps = len(tokens)
+        schedule_loss.add(
+            original.logits[row, :steps], forced[row, :steps], common_prefix(tokens, pruned.tokens[row]), steps
+        )
+    num_padding_B = (batch.attention_mask == 0).sum(axis=1)
+    compared = export_loss.add(pruned, answers[ENGINE], rungs.runners[ENGINE], num_padding_B)
+
+    rows = []
+    for row, (sample, found) in enumerate(zip(members, compared, strict=True)):
+        texts = {name: rungs.text(answer.tokens[row]) for name, answer in answers.items()}
+        rows.append(
+            {
+                "id": sample.id,
+                "subset": sample.subset,
+                "answers": texts,
+                "scores": {name: score(text, sample.answers) for name, text in texts.items()}
+                if sample.answers
+                else None,
+                "same_as_original": {
+                    name: answer.tokens[row] == original.tokens[row]
+                    for name, answer in answers.items()
+                    if name != ORIGINAL
+                },
+                "stages": list(found.stages),
+                "near_tie": found.near_tie,
+                "kept_differs": found.kept_differs,
+                "engine_answer_differs": found.answer_differs,
+                "engine_prefix_tokens": found.prefix,
+            }
+        )
+    return rows
+
+
+def _hold_gates(gates: Gates, bundle: Bundle, export_loss: ExportLoss, scores: dict[str, Any]) -> list[GateResult]:
+    """The gates of a bundle on its own, without a baseline."""
+    rows, limit = export_loss.rows, gates.logit_limit(bundle.manifest.architecture.dtype)
+    results = [
+        at_most("logit_deviation", export_loss.logits.worst, limit),
+        at_most("kept_differing", sum(row.kept_differs for row in rows), gates.kept_differing),
+        at_most("answers_differing", sum(row.answer_differs for row in rows), gates.answers_differing),
+        at_most("near_tie_share", sum(row.near_tie for row in rows) / len(rows), gates.near_tie_share),
+    ]
+    name = "score_loss"
+    if not scores:
+        results.append(
+            GateResult(name=name, value=None, limit=gates.score_loss, passed=None, note="no sample has an answer")
+        )
+    else:
+        loss = scores["all"]["differences"]["schedule_loss"]
+        note = (
+            f"loss {loss['mean']:+.4f}, 95 % interval {loss['low']:+.4f} to {loss['high']:+.4f}; its lower end is held"
+        )
+        results.append(at_most(name, loss["low"], gates.score_loss, note))
+    return results

@@ -1,0 +1,86 @@
+"""What every target offers, and the list of targets. Looking a target up imports it, nothing earlier does."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from vitcop.calibrate.prompt import PromptBatch
+from vitcop.calibrate.runner import Runner
+from vitcop.export.bundle import Bundle
+from vitcop.plugins.errors import InputError
+
+_MODULES = {"onnxruntime": "vitcop.export.runtimes.onnxruntime"}
+"""Target name to the module whose `TARGET` it is. A new target is one more line here and one more folder."""
+
+_PLANNED = ("tensorrt", "tensorrt-llm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineInfo:
+    """A built engine.
+
+    Args:
+        target: target name.
+        key: hash of everything the engine depends on.
+        path: its folder, `engines/<target>/<key>` in the bundle.
+        reused: True where an engine of this key was there already.
+        reason: one line: why it was reused or built.
+        sidecar: the contents of engine.json.
+    """
+
+    target: str
+    key: str
+    path: Path
+    reused: bool
+    reason: str
+    sidecar: dict[str, Any]
+
+
+class EngineRunner(Runner, Protocol):
+    """A runner of an engine; beside running it shows its cache, so that `verify` can compare it layer by layer."""
+
+    def kv(self, state: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Keys and values of each decoder layer as they stand in a decode state, fp32 [B,Nkv,P_g,D]."""
+        ...
+
+
+class Target(Protocol):
+    """One target. `options` are plain values by name (as on the command line); unknown names are an InputError."""
+
+    name: str
+
+    def build(self, bundle: Bundle, options: Mapping[str, Any] | None = None) -> EngineInfo:
+        """Make (or reuse) the engine of a bundle. Raises MissingError where this machine lacks what it needs."""
+        ...
+
+    def runner(self, bundle: Bundle, options: Mapping[str, Any] | None = None) -> EngineRunner:
+        """A runner of the bundle on this target."""
+        ...
+
+    def selector_shares(
+        self, bundle: Bundle, batch: PromptBatch, options: Mapping[str, Any] | None = None
+    ) -> dict[str, float]:
+        """Share of the time of the "vision" and "prefill" graphs that is spent in vitcop's own operations."""
+        ...
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the packages that run the engine."""
+        ...
+
+
+def target_names() -> tuple[str, ...]:
+    """Targets that this version can build and run."""
+    return tuple(_MODULES)
+
+
+def open_target(name: str) -> Target:
+    """The target of that name. Raises InputError for an unknown one, and for a known one that this version does not have."""
+    if name in _PLANNED:
+        raise InputError(f"target {name!r} is not available in this version; available: {', '.join(target_names())}")
+    if name not in _MODULES:
+        raise InputError(f"target {name!r} is not known; available: {', '.join(target_names())}")
+    return import_module(_MODULES[name]).TARGET

@@ -1,0 +1,115 @@
+"""Building for ONNX Runtime: the sessions are really created and held against the graph contract; a sidecar records how.
+
+ONNX Runtime optimises a graph whenever it loads it, so the engine is the bundle's own graphs plus `engine.json`.
+"""
+
+import json
+import os
+import shutil
+from typing import Any
+
+from vitcop.export.bundle import GRAPHS, Bundle, graph_contract
+from vitcop.export.bundle.hashing import sha256_of_json
+from vitcop.export.bundle.versions import installed_versions
+from vitcop.export.runtimes.base import EngineInfo
+from vitcop.export.runtimes.onnxruntime.options import OnnxRuntimeOptions
+from vitcop.export.runtimes.onnxruntime.sessions import GraphSession
+from vitcop.plugins.errors import InputError
+
+_KEY_LENGTH = 16
+_FLOATS = ("tensor(float)", "tensor(float16)", "tensor(bfloat16)")
+
+
+def build(bundle: Bundle, options: OnnxRuntimeOptions | None = None) -> EngineInfo:
+    """Check that a bundle runs here and write `engines/onnxruntime/<key>/engine.json`; a second build of the same inputs reuses it.
+
+    Raises InputError where a graph is refused or breaks the graph contract (naming graph and tensor).
+    """
+    options = options or OnnxRuntimeOptions()
+    inputs = _inputs(bundle, options)
+    key = sha256_of_json(inputs)[:_KEY_LENGTH]
+    home = bundle.engines_folder / "onnxruntime"
+    path = home / key
+    there = _read(path / "engine.json")
+    if there and there.get("inputs") == inputs:
+        reason = f"reused engine {key}: graphs, weights, options and versions are the same"
+        return EngineInfo(target="onnxruntime", key=key, path=path, reused=True, reason=reason, sidecar=there)
+    reason = _why(home, inputs)
+    graphs = {}
+    for part in GRAPHS:
+        session = GraphSession(bundle, part, options)
+        check_contract(session, bundle)
+        graphs[part] = {
+            side: [[v.name, v.type, list(v.shape)] for v in getattr(session, side).values()]
+            for side in ("inputs", "outputs")
+        }
+    sidecar = {"schema_version": 1, "target": "onnxruntime", "key": key, "inputs": inputs, "graphs": graphs}
+    staging = home / f".{key}.partial-{os.getpid()}"
+    staging.mkdir(parents=True, exist_ok=True)
+    try:
+        (staging / "engine.json").write_text(json.dumps(sidecar, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        shutil.rmtree(path, ignore_errors=True)
+        os.rename(staging, path)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return EngineInfo(target="onnxruntime", key=key, path=path, reused=False, reason=reason, sidecar=sidecar)
+
+
+def check_contract(session: GraphSession, bundle: Bundle) -> None:
+    """Hold a session's inputs and outputs against the graph contract. Raises InputError that names graph and tensor."""
+    facts = bundle.manifest.architecture
+    sizes = {"H": facts.hidden_size, "Nkv": facts.num_kv_heads, "D": facts.head_dim, "vocab": facts.vocab_size}
+    sizes |= dict(zip(("3", "h", "w"), facts.vision_shape, strict=False))
+    spec = graph_contract(bundle.schedule)[session.part]
+    for side, wanted in (("input", spec.inputs), ("output", spec.outputs)):
+        found = session.inputs if side == "input" else session.outputs
+        where = f"{bundle.graph(session.part)}: {side}"
+        names = {tensor.name for tensor in wanted}
+        # An input that the graph does not read (the mask, say, of a batch that cannot be padded) may have been pruned: that is a
+        # contract break too, since every runner feeds it.
+        for name in sorted(names ^ set(found)):
+            raise InputError(
+                f"{where} {name!r} is {'missing' if name in names else 'not in the graph contract'}; export the bundle again"
+            )
+        for tensor in wanted:
+            value = found[tensor.name]
+            types = ("tensor(int64)",) if tensor.kind == "int64" else _FLOATS
+            if value.type not in types:
+                raise InputError(f"{where} {tensor.name!r} is {value.type}, expected {' or '.join(types)}")
+            if len(value.shape) != len(tensor.axes):
+                raise InputError(
+                    f"{where} {tensor.name!r} has shape {value.shape}, expected [{', '.join(tensor.axes)}]"
+                )
+            for size, axis in zip(value.shape, tensor.axes, strict=True):
+                expected = sizes.get(axis, 1 if axis == "1" else None)
+                if isinstance(size, int) and expected is not None and size != expected:
+                    raise InputError(f"{where} {tensor.name!r}: axis {axis} is {size}, expected {expected}")
+
+
+def _inputs(bundle: Bundle, options: OnnxRuntimeOptions) -> dict[str, Any]:
+    """All that the engine depends on."""
+    return {
+        "schedule": bundle.manifest.schedule_hash,
+        "graphs": {part: bundle.graph_hash(part) for part in GRAPHS},
+        "weights": {record.name: record.sha256 for record in bundle.manifest.weights.files},
+        "provider": options.provider,
+        "options": {"device": options.device, "threads": options.threads, "graph_optimization": "all"},
+        "versions": installed_versions(("vitcop", "onnxruntime")),
+    }
+
+
+def _read(path: Any) -> dict[str, Any] | None:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def _why(home: Any, inputs: dict[str, Any]) -> str:
+    """Why an engine is built: what differs from the ones that are there."""
+    others = [found for path in sorted(home.glob("*/engine.json")) if (found := _read(path))]
+    differing = [[name for name in inputs if other.get("inputs", {}).get(name) != inputs[name]] for other in others]
+    if not differing:
+        return "built: no engine of this target was there"
+    return f"built: {', '.join(min(differing, key=len)) or 'engine.json'} differ from the engines that were there"

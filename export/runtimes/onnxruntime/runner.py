@@ -1,0 +1,141 @@
+"""Running a bundle on ONNX Runtime: vision, prefill with drops inside, decode with one KV length for each layer group.
+
+NumPy on the host, OrtValues for features and caches; no torch. Keys and values never leave the device between steps.
+"""
+
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from vitcop.calibrate.prompt import PromptBatch
+from vitcop.calibrate.runner import DropTrace, Prefill
+from vitcop.export.bundle import Bundle
+from vitcop.export.bundle.contract import carried_tensors
+from vitcop.export.runtimes.onnxruntime.options import OnnxRuntimeOptions
+from vitcop.export.runtimes.onnxruntime.sessions import GraphSession
+from vitcop.plugins.errors import InputError
+
+_PARTS = ("key", "value")
+
+
+@dataclass
+class DecodeState:
+    """Where decoding stands: caches of all layers, one mask for each layer group, the next position of each row."""
+
+    past: dict[str, Any]  # "past_key_0" -> OrtValue [B,Nkv,P_g,D]
+    masks_BP: list[np.ndarray]
+    position_B: np.ndarray
+
+
+class OnnxRuntimeRunner:
+    """`vitcop.calibrate.runner.Runner` of a bundle.
+
+    Args:
+        bundle: an opened bundle.
+        device: "cpu" or "cuda".
+        threads: threads inside one operation, or None for ONNX Runtime's own choice.
+
+    Raises InputError for a graph that ONNX Runtime refuses, MissingError where it lacks the device.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, bundle: Bundle, *, device: str = "cpu", threads: int | None = None) -> None:
+        options = OnnxRuntimeOptions(device=device, threads=threads)
+        if bundle.manifest.architecture.dtype == "bfloat16" and device == "cpu":
+            raise InputError(
+                f"{bundle.path}: ONNX Runtime has no bfloat16 MatMul on the CPU; export with float32 or float16, or use --device cuda"
+            )
+        self.bundle, self.schedule = bundle, bundle.schedule
+        self._vision, self._prefill, self._decode = (
+            GraphSession(bundle, part, options) for part in ("vision", "prefill", "decode")
+        )
+        layers = range(self.schedule.num_layers)
+        self._present = [f"present_{part}_{layer}" for layer in layers for part in _PARTS]
+        self._past = [f"past_{part}_{layer}" for layer in layers for part in _PARTS]
+
+    def prefill(self, batch: PromptBatch) -> Prefill:
+        """Run vision tower and prompt. Raises InputError where the engine's lengths are not those of its schedule."""
+        start = perf_counter()
+        seen = self._run_vision(batch)
+        vision_done = perf_counter()
+        kept = seen.get("kept_patches")
+        short = batch if kept is None else batch.after_vision(kept)
+        feeds = {
+            "input_ids": short.input_ids,
+            "attention_mask": short.attention_mask,
+            "position_ids": short.position_ids,
+            "visual_features": seen["visual_features"],
+            "visual_index": short.visual_index,
+            **{name: seen[name] for name in carried_tensors(self.schedule)},
+        }
+        out = self._prefill.run(feeds, stay=self._present)
+        prefill_done = perf_counter()
+        lengths = self._group_lengths(out, batch.num_visual, short)
+        state = DecodeState(
+            past=dict(zip(self._past, (out[name] for name in self._present), strict=True)),
+            masks_BP=[short.attention_mask[:, :length] for length in lengths],
+            position_B=batch.next_position.copy(),
+        )
+        return Prefill(
+            logits=_logits(out),
+            state=state,
+            vision=None if kept is None else DropTrace(kept_visual=kept),
+            drops=tuple(
+                DropTrace(kept_visual=out[f"kept_visual_{index}"], assignment=out.get(f"assignment_{index}"))
+                for index in range(len(self.schedule.drops))
+            ),
+            kv_lengths=lengths,
+            kv_bytes=sum(_num_bytes(value) for value in state.past.values()),
+            seconds={"vision": vision_done - start, "prefill": prefill_done - vision_done},
+        )
+
+    def decode(self, token_ids: np.ndarray, state: DecodeState) -> np.ndarray:
+        """One token a row (int64 [B]) -> the next logits fp32 [B,vocab]."""
+        one = np.ones((len(token_ids), 1), dtype=np.int64)
+        state.masks_BP = [np.concatenate([mask, one], axis=1) for mask in state.masks_BP]
+        feeds = {
+            "input_ids": np.asarray(token_ids, dtype=np.int64)[:, None],
+            "position_ids": state.position_B[:, None],
+            **{f"attention_mask_{group}": mask for group, mask in enumerate(state.masks_BP)},
+            **state.past,
+        }
+        out = self._decode.run(feeds, stay=self._present)
+        state.past = dict(zip(self._past, (out[name] for name in self._present), strict=True))
+        state.position_B = state.position_B + 1
+        return _logits(out)
+
+    def kv(self, state: DecodeState) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Keys and values of each decoder layer, fp32 [B,Nkv,P_g,D]."""
+        flat = [state.past[name].numpy().astype(np.float32) for name in self._past]
+        return list(zip(flat[::2], flat[1::2], strict=True))
+
+    def _run_vision(self, batch: PromptBatch) -> dict[str, Any]:
+        wanted = self._vision.inputs
+        missing = sorted(set(wanted) - set(batch.vision_inputs))
+        if missing:
+            raise InputError(f"the prompts bring no {missing[0]!r}, which the vision graph of {self.bundle.path} needs")
+        on_device = ("visual_features", *carried_tensors(self.schedule))
+        return self._vision.run({name: batch.vision_inputs[name] for name in wanted}, stay=on_device)
+
+    def _group_lengths(self, out: dict[str, Any], num_visual: int, short: PromptBatch) -> tuple[int, ...]:
+        """KV length of each layer group, as the engine made them; they must be those that the schedule forecasts."""
+        found = tuple(out[f"present_key_{layers[0]}"].shape()[2] for layers in self.schedule.groups)
+        num_other = short.input_ids.shape[1] - short.num_visual
+        expected = tuple(count + num_other for count in self.schedule.group_counts(num_visual))
+        if found != expected:
+            raise InputError(
+                f"{self.bundle.path}: the engine kept KV lengths {found}, its schedule says {expected}; export the bundle again"
+            )
+        return found
+
+
+def _logits(out: dict[str, Any]) -> np.ndarray:
+    return out["logits"][:, -1].astype(np.float32)
+
+
+def _num_bytes(value: Any) -> int:
+    width = {"tensor(float)": 4, "tensor(float16)": 2, "tensor(bfloat16)": 2}[value.data_type()]
+    return int(np.prod(value.shape())) * width

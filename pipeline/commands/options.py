@@ -1,0 +1,53 @@
+"""Options that several commands share."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from vitcop.plugins.errors import InputError
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+PATH = click.Path()
+
+
+def json_option() -> Decorator:
+    """--json."""
+    return click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+
+
+def out_option(help_text: str, *, required: bool = True) -> Decorator:
+    """-o OUT."""
+    return click.option("-o", "--out", type=PATH, required=required, metavar="PATH", help=help_text)
+
+
+def target_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--target, --device and --option."""
+    function = click.option(
+        "--option", "extra", multiple=True, metavar="NAME=VALUE", help="Another option of the target; may be repeated."
+    )(function)
+    function = click.option("--device", metavar="cpu|cuda", help="Where the engine runs; the target's own default where left out.")(function)
+    return click.option("--target", default="onnxruntime", show_default=True, help="The runtime.")(function)
+
+
+def engine_options(device: str | None, extra: tuple[str, ...]) -> dict[str, Any]:
+    """--device and --option as plain values by name. Raises InputError for an option without a value."""
+    values: dict[str, Any] = {"device": device} if device else {}
+    for item in extra:
+        name, found, value = item.partition("=")
+        if not found or not name:
+            raise InputError(f"--option {item!r}: expected NAME=VALUE")
+        values[name] = _plain(value)
+    return values
+
+
+def _plain(text: str) -> Any:
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -1,0 +1,133 @@
+"""Everything about a recipe's inputs that can be checked before a model runs: model folder, samples, schedule."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from vitcop.pipeline.digests import Digests, digest_of
+from vitcop.pipeline.recipe import Recipe
+from vitcop.pipeline.recipe_values import PRESETS
+from vitcop.plugins.errors import InputError
+
+if TYPE_CHECKING:
+    from vitcop.calibrate.checkpoint import Checkpoint
+    from vitcop.calibrate.samples import Sample
+    from vitcop.calibrate.schedule import Schedule
+
+SPLITS = ("calibration", "selection", "evaluation")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """What was found.
+
+    Args:
+        checkpoint: the model folder.
+        digests: of each split as far as its limit.
+        num_samples: of each split.
+        weight_bytes: size of all weight shards.
+        model_digest: of all files of the model folder.
+        schedule_digest, baseline_digest: of these files where the recipe names them.
+    """
+
+    checkpoint: "Checkpoint"
+    digests: dict[str, str]
+    num_samples: dict[str, int]
+    weight_bytes: int
+    model_digest: str
+    schedule_digest: str | None = None
+    baseline_digest: str | None = None
+
+
+def check_recipe(recipe: Recipe, digests: Digests) -> Checked:
+    """Open the model folder and every sample of every split. Raises InputError for the first thing that cannot be used."""
+    from vitcop.calibrate.checkpoint import Checkpoint
+    from vitcop.calibrate.samples import load_samples, samples_digest
+
+    checkpoint = Checkpoint.open(recipe.model)
+    if recipe.calibrate.schedule is not None:
+        load_schedule(recipe.calibrate.schedule, checkpoint)
+    limits = {
+        "calibration": recipe.calibrate.calibration_limit,
+        "selection": recipe.calibrate.selection_limit,
+        "evaluation": recipe.verify.limit,
+    }
+    splits = {name: load_samples(getattr(recipe.data, name), limit=limits[name]) for name in SPLITS}
+    require_answers(splits["evaluation"], recipe.data.evaluation)
+    schedule, baseline = recipe.calibrate.schedule, recipe.verify.baseline
+    if baseline is not None and not baseline.is_file():
+        raise InputError(f"{baseline}: no such baseline (an earlier verify.json)")
+    files = sorted(path for path in checkpoint.path.iterdir() if path.is_file() and not path.name.startswith("."))
+    return Checked(
+        checkpoint=checkpoint,
+        digests={name: samples_digest(samples) for name, samples in splits.items()},
+        num_samples={name: len(samples) for name, samples in splits.items()},
+        weight_bytes=sum((checkpoint.path / shard).stat().st_size for shard in checkpoint.shards),
+        model_digest=digest_of({path.name: digests.file(path) for path in files}),
+        schedule_digest=digests.file(schedule) if isinstance(schedule, Path) else None,
+        baseline_digest=digests.file(baseline) if baseline is not None else None,
+    )
+
+
+def require_answers(samples: "list[Sample]", source: Path) -> None:
+    """The task score of `verify` needs an answer at every evaluation sample, or at none."""
+    unanswered = [sample.id for sample in samples if not sample.answers]
+    if unanswered and len(unanswered) < len(samples):
+        raise InputError(f"{source}: sample {unanswered[0]} has no answer while others have; give all or none")
+
+
+def load_schedule(source: str | Path, checkpoint: "Checkpoint") -> "Schedule":
+    """A schedule from a file or a preset name, checked against the model.
+
+    Raises InputError where it was made for another model or another number of layers.
+    """
+    from vitcop.calibrate.schedule import Schedule
+
+    num_layers, num_visual = model_shape(checkpoint)
+    if source in PRESETS:
+        if source == "none":
+            return Schedule(num_layers=num_layers, model_id=checkpoint.model_id, config_hash=checkpoint.config_hash)
+        from vitcop.calibrate.presets import preset
+
+        return preset(str(source), num_layers, num_visual)
+    if not Path(source).is_file():
+        raise InputError(f"{source}: no such schedule file, and not a preset ({', '.join(PRESETS)})")
+    schedule = Schedule.load(Path(source))
+    check_schedule(schedule, checkpoint, source=str(source))
+    return schedule
+
+
+def check_schedule(schedule: "Schedule", checkpoint: "Checkpoint", *, source: str) -> None:
+    """Raises InputError where a schedule does not belong to a model; says both sides."""
+    num_layers, _ = model_shape(checkpoint)
+    if schedule.num_layers != num_layers:
+        raise InputError(f"{source}: this schedule is for {schedule.num_layers} layers, but {checkpoint.path} has {num_layers}")
+    if schedule.config_hash and schedule.config_hash != checkpoint.config_hash:
+        raise InputError(
+            f"{source}: this schedule was made for model {schedule.model_id or 'unnamed'} (config {schedule.config_hash[:12]}), "
+            f"but {checkpoint.path} is {checkpoint.model_id} (config {checkpoint.config_hash[:12]}); calibrate again"
+        )
+
+
+def model_shape(checkpoint: "Checkpoint") -> tuple[int, int]:
+    """(decoder layers, visual tokens of one image) of a checkpoint, read from its config alone."""
+    config = config_view(checkpoint.config)
+    try:
+        family = family_of_config(checkpoint)
+        rows, columns = family.grid(config)
+        return family.num_layers(config), rows * columns
+    except AttributeError as error:
+        raise InputError(f"{checkpoint.path}: config.json lacks {error.name!r}, which vitcop needs") from None
+
+
+def family_of_config(checkpoint: "Checkpoint") -> Any:
+    """The model family of a checkpoint."""
+    from vitcop.calibrate.families import family_of
+
+    return family_of(config_view(checkpoint.config))
+
+
+def config_view(value: Any) -> Any:
+    """config.json with attribute access, as families read it; spares the import of transformers."""
+    return SimpleNamespace(**{str(key): config_view(item) for key, item in value.items()}) if isinstance(value, dict) else value

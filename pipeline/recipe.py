@@ -1,0 +1,175 @@
+"""The recipe: everything that `vitcop run` needs to know, as one YAML file checked before anything runs.
+
+Every option is a field of the models below, with its default and its description; `recipe_reference` prints them.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from vitcop.pipeline.recipe_values import (
+    PRESETS,
+    check_gates,
+    check_metric,
+    check_search,
+    parse_budget,
+    relative_path,
+    schedule_source,
+)
+from vitcop.plugins.errors import InputError
+
+RecipePath = Annotated[Path, BeforeValidator(relative_path)]
+ScheduleSource = Annotated[str | Path | None, BeforeValidator(schedule_source)]
+Budget = Annotated[float, BeforeValidator(parse_budget)]
+Count = Annotated[int, Field(ge=1, strict=True)]
+
+
+class Section(BaseModel):
+    """A part of the recipe. Unknown keys are refused, values cannot be changed afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class DataSection(Section):
+    """The samples: JSONL files, with image paths relative to each file."""
+
+    calibration: RecipePath = Field(description="samples that the statistics come from")
+    selection: RecipePath = Field(description="samples that the schedules compete on; more of them, and none of the above")
+    evaluation: RecipePath = Field(description="samples that `verify` judges the built engine on; in neither of the above")
+
+
+class CalibrateSection(Section):
+    """How the schedule is found."""
+
+    budget: Budget = Field(1 / 3, description="mean share of visual tokens over all decoder layers, in (0, 1]: 0.25 or 1/4")
+    seed: int = Field(0, strict=True, ge=0, description="seed of everything random in the search and its controls")
+    schedule: ScheduleSource = Field(None, description=f"a schedule file or preset ({', '.join(PRESETS)}) instead of a search")
+    calibration_limit: Count | None = Field(None, description="use only the first so many calibration samples")
+    selection_limit: Count | None = Field(None, description="use only the first so many selection samples")
+    search: Annotated[dict[str, Any], BeforeValidator(check_search)] = Field(default_factory=dict, description="settings of the search that differ from their defaults, by name")
+
+
+class ExportSection(Section):
+    """How the bundle is written."""
+
+    copy_weights: bool = Field(False, strict=True, description="copy the weights into the bundle, so that it can be moved")
+
+
+class BuildSection(Section):
+    """What the bundle is built for."""
+
+    target: Literal["onnxruntime", "tensorrt", "tensorrt-llm"] = Field("onnxruntime", description="the runtime")
+    options: dict[str, Any] = Field(default_factory=dict, description="options of that runtime, by name (onnxruntime: device, threads)")
+
+
+class VerifySection(Section):
+    """How the built engine is judged."""
+
+    gates: Annotated[dict[str, Any], BeforeValidator(check_gates)] = Field(default_factory=dict, description="limits that differ from the default gates, by name; null switches one off")
+    metric: Annotated[str, BeforeValidator(check_metric)] = Field("exact_match", description="task score: exact_match, vqa_accuracy, anls, multiple_choice")
+    batch_size: Count = Field(8, description="prompts of one batch")
+    max_new_tokens: Count = Field(16, description="longest greedy answer, in tokens")
+    limit: Count | None = Field(None, description="use only the first so many evaluation samples")
+    baseline: RecipePath | None = Field(None, description="an earlier verify.json that must not get worse")
+    controls: bool = Field(True, strict=True, description="also measure the controls random and uniform at the same budget")
+    seed: int = Field(0, strict=True, ge=0, description="seed of the bootstrap and of the control `random`")
+
+
+class BenchSection(Section):
+    """How times are measured."""
+
+    enabled: bool = Field(True, strict=True, description="false leaves the stage out; the report says so")
+    unpruned: bool = Field(True, strict=True, description="also export and time the engine without dropping, to compare with")
+    compare_torch: bool = Field(True, strict=True, description="also time PyTorch, original and pruned")
+    batch_size: Count = Field(1, description="prompts of one batch")
+    max_new_tokens: Count = Field(16, description="tokens decoded after each prefill")
+    repeats: Count = Field(10, description="timed repetitions")
+    warmup: int = Field(2, ge=0, strict=True, description="repetitions that are not counted")
+
+
+class ReportSection(Section):
+    """What the report shows."""
+
+    title: str = Field("", description="heading; the model's name where empty")
+    overlays: int = Field(6, ge=0, le=64, strict=True, description="samples shown with their kept patches")
+
+
+class Recipe(Section):
+    """A whole recipe."""
+
+    model: RecipePath = Field(description="folder of the Hugging Face checkpoint (config.json, safetensors, processor)")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="where models run; `calibrate.search` and `build.options` may say otherwise")
+    data: DataSection
+    calibrate: CalibrateSection = CalibrateSection()
+    export: ExportSection = ExportSection()
+    build: BuildSection = BuildSection()
+    verify: VerifySection = VerifySection()
+    bench: BenchSection = BenchSection()
+    report: ReportSection = ReportSection()
+
+    @property
+    def search_settings(self) -> dict[str, Any]:
+        """Settings of the search, with the device of the recipe."""
+        return {"device": self.device, **self.calibrate.search}
+
+    @property
+    def target_options(self) -> dict[str, Any]:
+        """Options of the runtime, with the device of the recipe where the runtime leaves a choice."""
+        default = {"device": self.device} if self.build.target == "onnxruntime" else {}
+        return {**default, **self.build.options}
+
+    @model_validator(mode="after")
+    def _separate_data(self) -> "Recipe":
+        names: dict[Path, str] = {}
+        for name in DataSection.model_fields:
+            path = Path(getattr(self.data, name)).resolve()
+            if path in names:
+                raise ValueError(f"data.{names[path]} and data.{name} are the same file; judging on data that chose the schedule proves nothing")
+            names[path] = name
+        return self
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """Read and check a recipe file.
+
+    Raises:
+        InputError: one line that names the file, the key in dotted form and what was expected.
+    """
+    import yaml
+
+    path = Path(path)
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such recipe") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 (byte {error.start})") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the recipe ({error.strerror})") from None
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: {_yaml_reason(error)}") from None
+    return parse_recipe(data, folder=path.parent, source=str(path))
+
+
+def parse_recipe(data: Any, *, folder: Path, source: str = "recipe") -> Recipe:
+    """Check a recipe given as plain data; paths are relative to `folder`. Raises InputError that names `source` and the key."""
+    from pydantic import ValidationError
+
+    from vitcop.pipeline.recipe_errors import explain
+
+    if not isinstance(data, dict):
+        raise InputError(f"{source}: expected keys and values such as `model: path`, found {type(data).__name__}")
+    try:
+        return Recipe.model_validate(data, context={"folder": folder})
+    except ValidationError as error:
+        raise InputError(f"{source}: {explain(error, Recipe)}") from None
+
+
+def _yaml_reason(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+    reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+    return f"not YAML that can be read{where}: {reason}"

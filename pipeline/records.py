@@ -1,0 +1,87 @@
+"""The record of a finished stage: what went in, what came out; and whether it still holds."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vitcop.pipeline.console import dump_json
+from vitcop.pipeline.digests import digest_of
+from vitcop.pipeline.partial import write_text
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ingredients:
+    """Everything that decides a stage's output.
+
+    Args:
+        recipe: recipe values by dotted key.
+        inputs: digests by a name that a person understands ("model", "schedule.json").
+        versions: of the packages and machine parts that matter.
+    """
+
+    recipe: dict[str, Any]
+    inputs: dict[str, str]
+    versions: dict[str, str]
+
+    def as_dict(self) -> dict[str, dict[str, Any]]:
+        """Plain data, as in the record."""
+        return {"recipe": self.recipe, "inputs": self.inputs, "versions": self.versions}
+
+    @property
+    def key(self) -> str:
+        """The stage's key: equal keys, equal outputs."""
+        return digest_of(self.as_dict())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What `OUT/.vitcop/stages/<name>.json` holds. `outputs`: digests by path relative to OUT."""
+
+    key: str
+    ingredients: dict[str, dict[str, Any]]
+    outputs: dict[str, str]
+
+    def save(self, path: Path) -> None:
+        """Write the record: the last thing that a stage does."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = {"schema_version": SCHEMA_VERSION, "key": self.key, "ingredients": self.ingredients, "outputs": self.outputs}
+        write_text(path, dump_json(data) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> "Record | None":
+        """The record, or None where there is none that can be read."""
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            if data.pop("schema_version") != SCHEMA_VERSION:
+                return None
+            return cls(**data)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+
+def why_stale(record: Record | None, ingredients: Ingredients, outputs: dict[str, str | None]) -> str | None:
+    """Why a stage has to run, in a few words; None where its outputs still hold.
+
+    Args:
+        outputs: digests of the outputs as they lie there now, None where one is missing (an optional one may have been from the start).
+    """
+    if record is None:
+        return "not run yet"
+    if record.key != ingredients.key:
+        return _difference(record.ingredients, ingredients.as_dict())
+    for name, digest in outputs.items():
+        if digest != record.outputs.get(name):
+            return f"output {name} {'is missing' if digest is None else 'was changed'}"
+    return None
+
+
+def _difference(before: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) -> str:
+    for part, text in (("recipe", "recipe key {} changed{}"), ("inputs", "input {} changed"), ("versions", "version of {} changed{}")):
+        old, new = before.get(part, {}), now[part]
+        for name in sorted(old.keys() | new.keys()):
+            if old.get(name) != new.get(name):
+                return text.format(name, f" ({old.get(name)} → {new.get(name)})")
+    return "the stage's definition changed"

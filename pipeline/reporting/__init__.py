@@ -1,0 +1,1 @@
+"""report.html: one self-contained page that tells what was measured, in numbers and pictures."""

@@ -1,0 +1,114 @@
+"""Kept patches as pictures: what the model looked at is bright, what was dropped is grey, what was merged shares a colour."""
+
+import base64
+import colorsys
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vitcop.calibrate.runner import DropTrace, Prefill
+
+LEAST_SIDE = 240
+"""Smallest side of a picture in pixels; smaller images are enlarged by a whole factor, with their pixels kept square."""
+
+DROPPED = -1
+_GREY, _LINE = 0.72, np.array([1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What is present after one stage.
+
+    Args:
+        name: "LLM input", "before layer 5".
+        owner: int [N], for each patch the token that stands for it, or DROPPED.
+        count: tokens present.
+    """
+
+    name: str
+    owner: np.ndarray
+    count: int
+
+
+def stages_of(prefill: Prefill, row: int, num_patches: int, names: Sequence[str]) -> list[Stage]:
+    """Which patches each token stands for, stage by stage.
+
+    Args:
+        prefill: of an engine or a PyTorch runner; its traces chain: each indexes into the tokens present before it.
+        row: of the batch.
+        num_patches: N of the unpruned model.
+        names: one for LLM input and one for each drop.
+    """
+    members = [np.array([patch]) for patch in range(num_patches)]
+    if prefill.vision is not None:
+        members = _select(members, prefill.vision.kept_visual[row])
+    stages = [_stage(names[0], members, num_patches)]
+    for name, trace in zip(names[1:], prefill.drops, strict=True):
+        members = _after(members, trace, row)
+        stages.append(_stage(name, members, num_patches))
+    return stages
+
+
+def _select(members: list[np.ndarray], kept: np.ndarray) -> list[np.ndarray]:
+    return [members[token] for token in kept]
+
+
+def _after(members: list[np.ndarray], trace: DropTrace, row: int) -> list[np.ndarray]:
+    if trace.assignment is None:
+        return _select(members, trace.kept_visual[row])
+    return [np.concatenate([members[token] for token in np.flatnonzero(weights)]) for weights in trace.assignment[row]]
+
+
+def _stage(name: str, members: list[np.ndarray], num_patches: int) -> Stage:
+    owner = np.full(num_patches, DROPPED)
+    for token, patches in enumerate(members):
+        owner[patches] = token
+    return Stage(name=name, owner=owner, count=len(members))
+
+
+def draw_stage(picture: np.ndarray, owner: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """The picture under one stage's patches.
+
+    Args:
+        picture: fp [h,w,3] in [0, 1], what the model saw.
+        owner: int [rows·columns], as in `Stage`.
+        grid: (rows, columns) of patches.
+
+    Returns uint8 [h',w',3].
+    """
+    factor = max(1, -(-LEAST_SIDE // min(picture.shape[:2])))
+    large = np.repeat(np.repeat(picture, factor, axis=0), factor, axis=1)
+    height, width = large.shape[:2]
+    owner_hw = owner.reshape(grid)[np.arange(height) * grid[0] // height][:, np.arange(width) * grid[1] // width]
+    sizes = np.bincount(owner[owner != DROPPED], minlength=1)
+    luma = large @ np.array([0.299, 0.587, 0.114])
+    drawn = np.where((owner_hw == DROPPED)[..., None], (_GREY + 0.16 * (luma - 0.5))[..., None], large)
+    for token in np.flatnonzero(sizes > 1):
+        inside = owner_hw == token
+        drawn[inside] = 0.6 * drawn[inside] + 0.4 * _colour(int(token))
+    edge = np.zeros((height, width), dtype=bool)
+    edge[1:] |= owner_hw[1:] != owner_hw[:-1]
+    edge[:, 1:] |= owner_hw[:, 1:] != owner_hw[:, :-1]
+    drawn[edge] = 0.35 * drawn[edge] + 0.65 * _LINE
+    return (np.clip(drawn, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def _colour(token: int) -> np.ndarray:
+    """Colours of neighbouring tokens lie far apart on the wheel (golden angle)."""
+    return np.array(colorsys.hsv_to_rgb((token * 0.381966) % 1.0, 0.85, 0.95))
+
+
+def as_seen(pixels: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """A processor's normalised pixels [3,h,w] back as a picture [h,w,3] in [0, 1]: the crop and size that the model saw."""
+    return np.clip(np.moveaxis(pixels, 0, -1) * np.asarray(std) + np.asarray(mean), 0, 1)
+
+
+def data_uri(picture: np.ndarray) -> str:
+    """A uint8 picture as a PNG in a data URI."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,0 +1,283 @@
+"""The stages of a run: what each reads, what each writes, and what decides whether it has to run again."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vitcop.pipeline.console import Console
+from vitcop.pipeline.preflight import Checked
+from vitcop.pipeline.recipe import Recipe
+from vitcop.pipeline.versions import versions_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRun:
+    """What a running stage gets. It writes each of its outputs to `target(name)`; the caller renames them when all are whole."""
+
+    recipe: Recipe
+    checked: Checked
+    out: Path
+    console: Console
+    target: Callable[[str], Path]
+
+    @property
+    def store(self) -> Path:
+        """A folder that survives interruptions, for stages that can take up their work again."""
+        return self.out / ".vitcop"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """A file or folder that a stage makes, relative to OUT.
+
+    Args:
+        path: its name.
+        in_place: the stage itself makes it appear whole or not at all, so it gets the final path to write to.
+        without: entries of a folder that other stages own.
+        optional: may be absent after the stage has run.
+    """
+
+    path: str
+    in_place: bool = False
+    without: tuple[str, ...] = ()
+    optional: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage.
+
+    Args:
+        outputs: what it makes.
+        settings: recipe keys in dotted form, a section or a value, whose change makes it run again.
+        after: outputs of earlier stages that it reads.
+        inputs: digests of inputs from outside, by a name for people.
+        versions: of what shapes its output.
+        run: does the work.
+        wanted: False leaves the stage out.
+    """
+
+    name: str
+    outputs: tuple[Output, ...]
+    settings: tuple[str, ...]
+    after: tuple[str, ...] = ()
+    inputs: Callable[[Recipe, Checked], dict[str, str]] = lambda recipe, checked: {}
+    versions: Callable[[Recipe], dict[str, str]] = field(default=lambda recipe: versions_of())
+    run: Callable[[StageRun], None]
+    wanted: Callable[[Recipe], bool] = lambda recipe: True
+
+
+def recipe_slice(recipe: Recipe, keys: tuple[str, ...]) -> dict[str, Any]:
+    """The values of a recipe under some keys, flat, by dotted key. Of a file only that one is named: its digest is an input."""
+    data, flat = recipe.model_dump(), {}
+    for key in keys:
+        value = data
+        for part in key.split("."):
+            value = value[part]
+        flat |= _flatten(key, value)
+    return flat
+
+
+def _flatten(key: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {key: "file" if isinstance(value, Path) else value}
+    return {name: item for part, inner in value.items() for name, item in _flatten(f"{key}.{part}", inner).items()}
+
+
+def _model(checked: Checked) -> dict[str, str]:
+    return {"model": checked.model_digest}
+
+
+def _calibrate_inputs(recipe: Recipe, checked: Checked) -> dict[str, str]:
+    found = {**_model(checked), "calibration samples": checked.digests["calibration"], "selection samples": checked.digests["selection"]}
+    return found | ({"schedule file": checked.schedule_digest} if checked.schedule_digest else {})
+
+
+def _export_inputs(recipe: Recipe, checked: Checked) -> dict[str, str]:
+    return _model(checked)
+
+
+def _verify_inputs(recipe: Recipe, checked: Checked) -> dict[str, str]:
+    found = {**_model(checked), "evaluation samples": checked.digests["evaluation"]}
+    return found | ({"baseline": checked.baseline_digest} if checked.baseline_digest else {})
+
+
+def _run_calibrate(stage: StageRun) -> None:
+    from vitcop.pipeline.partial import write_text
+    from vitcop.pipeline.preflight import load_schedule
+    from vitcop.pipeline.steps.calibrate import open_search
+
+    recipe, section = stage.recipe, stage.recipe.calibrate
+    if section.schedule is not None:
+        write_text(stage.target("schedule.json"), load_schedule(section.schedule, stage.checked.checkpoint).to_json())
+        return
+    search = open_search(
+        recipe.model,
+        recipe.data.calibration,
+        recipe.data.selection,
+        budget=section.budget,
+        seed=section.seed,
+        settings=recipe.search_settings,
+        calibration_limit=section.calibration_limit,
+        selection_limit=section.selection_limit,
+    )
+    search.run(
+        schedule_out=stage.target("schedule.json"),
+        calibration_out=stage.target("calibration.json"),
+        store=stage.store / "calibrate",
+        console=stage.console,
+    )
+
+
+def _run_export(stage: StageRun) -> None:
+    from vitcop.pipeline.steps.export import export
+
+    export(
+        stage.recipe.model,
+        stage.out / "schedule.json",
+        stage.target("bundle"),
+        copy_weights=stage.recipe.export.copy_weights,
+        console=stage.console,
+    )
+
+
+def _run_build(stage: StageRun) -> None:
+    from vitcop.pipeline.steps.build import build, write_result
+
+    section = stage.recipe.build
+    built = build(stage.out / "bundle", target=section.target, options=stage.recipe.target_options, console=stage.console)
+    write_result(built, stage.target("build.json"))
+
+
+def _run_verify(stage: StageRun) -> None:
+    from vitcop.pipeline.steps.verify import verify
+
+    section = stage.recipe.verify
+    verify(
+        stage.out / "bundle",
+        stage.recipe.data.evaluation,
+        target=stage.recipe.build.target,
+        options=stage.recipe.target_options,
+        model=stage.recipe.model,
+        out=stage.target("verify.json"),
+        gates=section.gates,
+        metric=section.metric,
+        device=stage.recipe.device,
+        batch_size=section.batch_size,
+        max_new_tokens=section.max_new_tokens,
+        limit=section.limit,
+        baseline=section.baseline,
+        controls=section.controls,
+        seed=section.seed,
+        console=stage.console,
+    )
+
+
+def _run_bench(stage: StageRun) -> None:
+    from vitcop.pipeline.steps.bench import bench
+    from vitcop.pipeline.steps.export import export
+
+    section, unpruned = stage.recipe.bench, None
+    if section.unpruned:
+        unpruned = export(stage.recipe.model, "none", stage.store / "unpruned", console=stage.console)
+    bench(
+        stage.out / "bundle",
+        stage.recipe.data.evaluation,
+        target=stage.recipe.build.target,
+        options=stage.recipe.target_options,
+        model=stage.recipe.model,
+        unpruned=unpruned,
+        compare_torch=section.compare_torch,
+        device=stage.recipe.device,
+        out=stage.target("bench.json"),
+        batch_size=section.batch_size,
+        max_new_tokens=section.max_new_tokens,
+        repeats=section.repeats,
+        warmup=section.warmup,
+        console=stage.console,
+    )
+
+
+def _run_report(stage: StageRun) -> None:
+    from vitcop.pipeline.steps.report import report
+
+    report(
+        stage.out,
+        data=stage.recipe.data.evaluation,
+        limit=stage.recipe.verify.limit,
+        target=stage.recipe.build.target,
+        options=stage.recipe.target_options,
+        overlays=stage.recipe.report.overlays,
+        title=stage.recipe.report.title,
+        out=stage.target("report.html"),
+        console=stage.console,
+    )
+
+
+def _torch_versions(recipe: Recipe) -> dict[str, str]:
+    return versions_of("torch", "transformers")
+
+
+def _export_versions(recipe: Recipe) -> dict[str, str]:
+    return versions_of("torch", "transformers", "onnx")
+
+
+def _target_versions(recipe: Recipe) -> dict[str, str]:
+    return versions_of("torch", "transformers", recipe.build.target)
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage(
+        name="calibrate",
+        outputs=(Output(path="schedule.json"), Output(path="calibration.json", optional=True)),
+        settings=("calibrate", "device"),
+        inputs=_calibrate_inputs,
+        versions=_torch_versions,
+        run=_run_calibrate,
+    ),
+    Stage(
+        name="export",
+        outputs=(Output(path="bundle", in_place=True, without=("engines",)),),
+        settings=("export",),
+        after=("schedule.json",),
+        inputs=_export_inputs,
+        versions=_export_versions,
+        run=_run_export,
+    ),
+    Stage(
+        name="build",
+        outputs=(Output(path="build.json"), Output(path="bundle/engines", in_place=True, optional=True)),
+        settings=("build", "device"),
+        after=("bundle",),
+        versions=lambda recipe: versions_of(recipe.build.target),
+        run=_run_build,
+    ),
+    Stage(
+        name="verify",
+        outputs=(Output(path="verify.json"),),
+        settings=("verify", "device"),
+        after=("bundle", "build.json"),
+        inputs=_verify_inputs,
+        versions=_target_versions,
+        run=_run_verify,
+    ),
+    Stage(
+        name="bench",
+        outputs=(Output(path="bench.json"),),
+        settings=("bench", "device"),
+        after=("bundle", "build.json"),
+        inputs=lambda recipe, checked: {"evaluation samples": checked.digests["evaluation"]},
+        versions=_target_versions,
+        run=_run_bench,
+        wanted=lambda recipe: recipe.bench.enabled,
+    ),
+    Stage(
+        name="report",
+        outputs=(Output(path="report.html"),),
+        settings=("report",),
+        after=("schedule.json", "calibration.json", "bundle", "build.json", "verify.json", "bench.json"),
+        inputs=lambda recipe, checked: {"evaluation samples": checked.digests["evaluation"]},
+        run=_run_report,
+    ),
+)

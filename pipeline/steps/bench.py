@@ -1,0 +1,89 @@
+"""`bench`: measure where the time and the memory go, pruned against unpruned."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitcop.pipeline.console import Console, dump_json
+from vitcop.pipeline.inspection import table
+from vitcop.pipeline.partial import write_text
+
+if TYPE_CHECKING:
+    from vitcop.export.measure import Bench
+
+
+def bench(
+    bundle: str | Path,
+    data: str | Path,
+    *,
+    target: str = "onnxruntime",
+    options: Mapping[str, Any] | None = None,
+    model: str | Path | None = None,
+    unpruned: str | Path | None = None,
+    compare_torch: bool = True,
+    device: str = "cpu",
+    out: str | Path | None = None,
+    batch_size: int = 1,
+    max_new_tokens: int = 16,
+    repeats: int = 10,
+    warmup: int = 2,
+    console: Console | None = None,
+) -> "Bench":
+    """Time vision tower, selector, prefill and decode of the engine and of the unpruned model.
+
+    Args:
+        bundle: the bundle's folder.
+        data: samples whose prompts are timed.
+        target, options: the runtime and its options.
+        model: folder of the checkpoint; the one that the bundle names where None.
+        unpruned: a bundle of the same model without dropping, to compare with.
+        compare_torch: also time PyTorch, original and pruned.
+        device: where PyTorch runs.
+        out: where bench.json is written, if anywhere.
+        repeats, warmup: timed repetitions, and those before them that do not count.
+
+    Raises InputError for anything wrong with bundle or samples.
+    """
+    from vitcop.calibrate.samples import load_samples
+    from vitcop.export.bundle import Bundle
+    from vitcop.export.runtimes import open_target
+
+    console = console or Console(quiet=True)
+    opened = Bundle.open(Path(bundle))
+    reference = Bundle.open(Path(unpruned)) if unpruned is not None else None
+    open_target(target)
+    samples = load_samples(data, limit=batch_size)
+
+    from vitcop.export.measure import bench as measure
+
+    with console.progress() as progress:
+        found = measure(
+            opened,
+            samples,
+            target=target,
+            options=dict(options or {}),
+            model_dir=Path(model) if model is not None else None,
+            unpruned=reference,
+            compare_torch=compare_torch,
+            device=device,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            repeats=repeats,
+            warmup=warmup,
+            progress=progress,
+        )
+    if out is not None:
+        write_text(Path(out), dump_json(found.to_dict()) + "\n")
+    return found
+
+
+def bench_table(found: "Bench") -> str:
+    """Median milliseconds of each part as lines of text, and how many times slower than the engine each other rung is."""
+    parts = ("vision", "prefill", "decode_per_token", "selector", "total")
+    rows = [("ms (median)", *(part.replace("_", " ") for part in parts), "total / engine")]
+    for name, rung in found.rungs.items():
+        times = [rung["seconds"].get(part) for part in parts]
+        ratio = found.ratios.get(name, {}).get("total")
+        cells = ["–" if time is None else f"{1000 * time['median']:.2f}" for time in times]
+        rows.append((name.replace("_", " "), *cells, f"{ratio:.2f}×" if ratio else ""))
+    return "\n".join([*table(rows), *found.notes])

@@ -1,0 +1,43 @@
+"""`build`: make the engine of a bundle for a target."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitcop.pipeline.console import Console, dump_json
+from vitcop.pipeline.digests import Digests
+from vitcop.pipeline.partial import write_text
+
+if TYPE_CHECKING:
+    from vitcop.export.runtimes import EngineInfo
+
+
+def build(
+    bundle: str | Path, *, target: str = "onnxruntime", options: Mapping[str, Any] | None = None, console: Console | None = None
+) -> "EngineInfo":
+    """Build (or reuse) the engine below `bundle/engines/<target>/`.
+
+    Args:
+        bundle: the bundle's folder.
+        target: name of the runtime.
+        options: of that runtime, by name.
+
+    Raises InputError for an unknown target or option, MissingError where this machine lacks what the target needs.
+    """
+    from vitcop.export.bundle import Bundle
+    from vitcop.export.runtimes import open_target
+
+    console = console or Console(quiet=True)
+    engine = open_target(target).build(Bundle.open(Path(bundle)), dict(options or {}))
+    console.note(f"{target}: {engine.reason}")
+    return engine
+
+
+def engine_facts(engine: "EngineInfo") -> dict[str, Any]:
+    """What build.json says: which engine, by target, key and content. The same for a built and for a reused engine."""
+    return {"schema_version": 1, "target": engine.target, "key": engine.key, "sha256": Digests().path(Path(engine.path))}
+
+
+def write_result(engine: "EngineInfo", out: Path) -> None:
+    """Write build.json."""
+    write_text(out, dump_json(engine_facts(engine)) + "\n")

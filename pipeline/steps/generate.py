@@ -1,0 +1,112 @@
+"""`generate`: one answer from a bundle, on any target."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vitcop.pipeline.console import Console
+from vitcop.plugins.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """An answer and what it cost.
+
+    Args:
+        text: decoded, special tokens left out.
+        tokens: generated ids, the end token included where it was reached.
+        finished: whether an end token was reached.
+        visual_tokens: visual tokens of the unpruned model, then in each layer group.
+        seconds: wall time of each part.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    finished: bool
+    visual_tokens: tuple[int, ...]
+    seconds: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for --json."""
+        return vars(self)
+
+
+def generate(
+    bundle: str | Path,
+    images: Sequence[str | Path],
+    prompt: str,
+    *,
+    target: str = "onnxruntime",
+    options: Mapping[str, Any] | None = None,
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    console: Console | None = None,
+) -> Answer:
+    """Answer a prompt about images; greedily at temperature 0.
+
+    Args:
+        bundle: the bundle's folder.
+        images: image files, in the order of their placeholders.
+        prompt: the question; `<image>` says where an image goes, before the text where it is left out.
+        target, options: the runtime and its options.
+
+    Raises InputError for an image that cannot be decoded, a prompt whose placeholders do not match, and sampling settings out of range.
+    """
+    from vitcop.calibrate.generation import Sampler
+    from vitcop.calibrate.samples import PLACEHOLDER, open_image
+    from vitcop.export.bundle import Bundle
+    from vitcop.export.runtimes import open_target
+
+    if max_new_tokens < 1:
+        raise InputError(f"max_new_tokens must be at least 1, found {max_new_tokens}")
+    if temperature < 0:
+        raise InputError(f"temperature must be 0 (greedy) or above, found {temperature}")
+    sampler = Sampler(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed) if temperature > 0 else None
+    opened = Bundle.open(Path(bundle))
+    pictures = [open_image(Path(image), "prompt") for image in images]
+    content = _content(prompt, len(pictures), PLACEHOLDER)
+    engine = open_target(target)
+
+    from vitcop.calibrate.families import family_of
+    from vitcop.calibrate.generation import generate as generate_batch
+    from vitcop.calibrate.loading import load_processor
+    from vitcop.pipeline.preflight import config_view
+    from vitcop.pipeline.steps.verify import read_object
+
+    processor = load_processor(opened.processor_folder)
+    family = family_of(config_view(read_object(opened.path / "config.json")))
+    text = family.prompt_text(processor, [{"role": "user", "content": content}])
+    batch = family.prepare(processor, [text], [pictures])
+    runner = engine.runner(opened, dict(options or {}))
+    ends = opened.manifest.architecture.eos_token_ids
+    made = generate_batch(runner, batch, max_new_tokens=max_new_tokens, eos_ids=ends, sampler=sampler)
+    tokens = made.tokens[0]
+    counts = opened.schedule.group_counts(batch.num_visual)
+    return Answer(
+        text=processor.tokenizer.decode(tokens, skip_special_tokens=True).strip(),
+        tokens=tuple(tokens),
+        finished=bool(made.finished[0]),
+        visual_tokens=(batch.num_visual, *counts),
+        seconds={**made.prefill.seconds, "decode": sum(made.decode_seconds)},
+    )
+
+
+def _content(prompt: str, num_images: int, placeholder: str) -> list[dict[str, str]]:
+    """The prompt as content parts, images first where it has no placeholder."""
+    if not prompt.strip():
+        raise InputError("the prompt is empty")
+    found = prompt.count(placeholder)
+    if found not in (0, num_images):
+        raise InputError(f"the prompt has {found} {placeholder} for {num_images} images")
+    pieces = prompt.split(placeholder) if found else [""] * num_images + [prompt]
+    parts: list[dict[str, str]] = []
+    for i, piece in enumerate(pieces):
+        if i:
+            parts.append({"type": "image"})
+        if piece.strip():
+            parts.append({"type": "text", "text": piece.strip() if found else piece})
+    return parts

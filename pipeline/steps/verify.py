@@ -1,0 +1,113 @@
+"""`verify`: prove with numbers that the built engine still answers like the PyTorch original."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitcop.pipeline.console import Console
+from vitcop.pipeline.inspection import table
+from vitcop.pipeline.partial import write_text
+from vitcop.plugins.errors import InputError
+
+if TYPE_CHECKING:
+    from vitcop.export.measure import GateResult, Verification
+
+
+def verify(
+    bundle: str | Path,
+    data: str | Path,
+    *,
+    target: str = "onnxruntime",
+    options: Mapping[str, Any] | None = None,
+    model: str | Path | None = None,
+    out: str | Path | None = None,
+    gates: Mapping[str, Any] | None = None,
+    metric: str = "exact_match",
+    batch_size: int = 8,
+    max_new_tokens: int = 16,
+    limit: int | None = None,
+    baseline: str | Path | None = None,
+    controls: bool = True,
+    seed: int = 0,
+    device: str = "cpu",
+    console: Console | None = None,
+) -> "Verification":
+    """Hold three rungs against each other: the original, pruned PyTorch, the engine.
+
+    Args:
+        bundle: the bundle's folder.
+        data: evaluation samples.
+        target, options: the runtime and its options.
+        model: folder of the checkpoint; the one that the bundle names where None.
+        out: where verify.json is written, if anywhere; a failed gate is written too.
+        gates: limits that differ from the default gates, by name.
+        metric: name of the task score.
+        baseline: an earlier verify.json that must not get worse.
+        controls: also measure random and uniform at the same budget.
+        seed: of the bootstrap and of the control random.
+        device: where PyTorch runs.
+
+    Returns the verification; look at `passed`. Raises InputError for anything wrong with bundle, samples or gates.
+    """
+    from vitcop.calibrate.samples import load_samples
+    from vitcop.export.bundle import Bundle
+    from vitcop.export.measure.gates import Gates
+    from vitcop.export.runtimes import open_target
+
+    console = console or Console(quiet=True)
+    opened = Bundle.open(Path(bundle))
+    open_target(target)
+    earlier = read_object(Path(baseline)) if baseline is not None else None
+    samples = load_samples(data, limit=limit)
+
+    from vitcop.export.measure import verify as measure
+
+    with console.progress() as progress:
+        found = measure(
+            opened,
+            samples,
+            target=target,
+            options=dict(options or {}),
+            gates=Gates.of(gates),
+            metric=metric,
+            model_dir=Path(model) if model is not None else None,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            baseline=earlier,
+            controls=controls,
+            seed=seed,
+            device=device,
+            progress=progress,
+        )
+    if out is not None:
+        write_text(Path(out), found.to_json())
+    return found
+
+
+def gate_table(gates: "Sequence[GateResult]") -> str:
+    """The gates as lines of text."""
+    rows = [("gate", "measured", "limit", "")]
+    for gate in gates:
+        measured, limit = ("–" if value is None else f"{value:.4g}" for value in (gate.value, gate.limit))
+        state = {True: "passed", False: "FAILED", None: "not held"}[gate.passed]
+        rows.append((gate.name, measured, limit, state + (f" ({gate.note})" if gate.note else "")))
+    return "\n".join(table(rows))
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises InputError that names it."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: expected a JSON object, found {type(data).__name__}")
+    return data
+
+
+def read_verdict(path: Path) -> bool | None:
+    """`passed` of a verify.json; None where there is none."""
+    return bool(read_object(path).get("passed")) if path.is_file() else None

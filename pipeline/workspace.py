@@ -1,0 +1,70 @@
+"""The output folder of a run: whose it is, who may write to it now, and whether the disk has room."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vitcop.pipeline.partial import discard_leftovers
+from vitcop.plugins.errors import InputError
+
+MARKER = ".vitcop"
+_SPARE_BYTES = 256 << 20
+
+
+class Workspace:
+    """`OUT`, with our own files under `OUT/.vitcop`."""
+
+    def __init__(self, out: str | Path) -> None:
+        self.out = Path(out)
+        self.private = self.out / MARKER
+
+    def check(self) -> None:
+        """Refuse a folder that is not ours; creates nothing. Raises InputError."""
+        if not os.path.lexists(self.out):
+            return
+        if not self.out.is_dir():
+            raise InputError(f"{self.out}: the output folder is a file")
+        if not self.private.is_dir() and any(self.out.iterdir()):
+            raise InputError(f"{self.out}: the output folder is not empty and was not made by vitcop; choose a new one")
+
+    def check_space(self, needed_bytes: int) -> None:
+        """Refuse a disk without room for `needed_bytes` and some spare. Raises InputError."""
+        place = self.out.absolute()
+        while not place.exists():
+            place = place.parent
+        free, needed = shutil.disk_usage(place).free, needed_bytes + _SPARE_BYTES
+        if free < needed:
+            raise InputError(f"{self.out}: no disk space: about {_megabytes(needed)} needed, {_megabytes(free)} free")
+
+    @contextmanager
+    def locked(self) -> Iterator[list[str]]:
+        """Create the folder and hold it for this run; yields the names of leftovers that were removed.
+
+        Raises InputError where another run holds it.
+        """
+        self.check()
+        self.private.mkdir(parents=True, exist_ok=True)
+        with (self.private / "lock").open("a+", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                holder = lock.read().strip()
+                raise InputError(f"{self.out}: another vitcop run{f' (process {holder})' if holder else ''} is working in this folder") from None
+            lock.seek(0)
+            lock.truncate()
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield [name for folder in self._folders() for name in discard_leftovers(folder)]
+
+    def _folders(self) -> list[Path]:
+        """Where stages write under temporary names."""
+        engines = sorted(path for path in (self.out / "bundle" / "engines").glob("*") if path.is_dir())
+        return [self.out, self.private, self.private / "stages", *engines]
+
+
+def _megabytes(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:,.0f} MB"

@@ -1,0 +1,1 @@
+"""Density-peak clusters of vision tokens (ViTCoP's visual information clustering)."""

@@ -1,0 +1,1 @@
+"""Scores of visual tokens other than key norms (text query, uniform, random), and the selection by any score."""

@@ -1,0 +1,109 @@
+"""Losses against their definitions, and targets through files."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import log_softmax
+from scipy.stats import spearmanr
+
+from vitcop.calibrate.losses import Estimate, exact_match, kl_divergence, normalize_answer, top1_agreement
+from vitcop.calibrate.targets import compute_targets, load_targets, save_targets, target_of
+from vitcop.plugins.errors import InputError
+
+
+def full_kl(p_logits, q_logits) -> float:
+    logp, logq = log_softmax(p_logits.astype(np.float64), -1), log_softmax(q_logits.astype(np.float64), -1)
+    return float((np.exp(logp) * (logp - logq)).sum(-1).mean())
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 10_000), scale=st.floats(0.1, 30), top_k=st.integers(1, 40))
+def test_kl_is_exact_where_the_top_covers_all_and_never_above(seed, scale, top_k):
+    stream = np.random.default_rng(seed)
+    p, q = (stream.normal(size=(3, 20)).astype(np.float32) * scale for _ in range(2))
+    exact = full_kl(p, q)
+    target = target_of([1, 2, 3], p, top_k)
+    found = kl_divergence(target, q)
+    if top_k >= 20:
+        assert found == pytest.approx(exact, rel=1e-4, abs=1e-5)
+    assert -1e-9 <= found <= exact * (1 + 1e-4) + 1e-5
+    assert kl_divergence(target, p) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_top1_agreement():
+    p = np.eye(4, dtype=np.float32)[[0, 1, 2, 3]]
+    q = np.eye(4, dtype=np.float32)[[0, 1, 3, 3]]
+    assert top1_agreement(target_of([0, 1, 2, 3], p, 2), q) == 0.75
+
+
+def test_estimate():
+    estimate = Estimate.of([1.0, 2.0, 3.0, 6.0])
+    assert estimate.mean == 3.0 and estimate.num == 4
+    assert estimate.error == pytest.approx(math.sqrt(14 / 3 / 4))
+    assert Estimate.of([2.0]) == Estimate(2.0, 0.0, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [("Red", True), (" red. ", True), ("a  red", False), ("", False), ("dark\nred", False), ("blue", True)],
+)
+def test_exact_match(text, same):
+    assert exact_match(text, ["red", "Blue!"]) is same
+    assert normalize_answer("  A\n b? ") == "a b"
+
+
+def test_targets_of_a_model_survive_files(tiny, samples, tmp_path):
+    from vitcop.calibrate.original import OriginalRunner
+    from vitcop.calibrate.samples import batches
+
+    prepared = list(batches(samples, tiny.processor, tiny.family, 5))
+    runner = OriginalRunner(tiny.model, tiny.family)
+    targets = compute_targets(runner, prepared, max_new_tokens=4, eos_ids={2}, top_k=8)
+    assert set(targets) == {sample.id for sample in samples}
+    for target in targets.values():
+        np.testing.assert_array_equal(target.tokens, target.top_ids[:, 0])
+        mass = np.exp(target.top_logprobs.astype(np.float64)).sum(-1) + target.rest
+        np.testing.assert_allclose(mass, 1.0, atol=1e-5)
+        assert (np.diff(target.top_logprobs, axis=1) <= 0).all()
+    save_targets(targets, tmp_path / "t.safetensors")
+    loaded = load_targets(tmp_path / "t.safetensors")
+    assert list(loaded) == list(targets)
+    for name in ("tokens", "top_ids", "top_logprobs", "rest"):
+        for sample in samples:
+            np.testing.assert_array_equal(getattr(loaded[sample.id], name), getattr(targets[sample.id], name))
+    (tmp_path / "t.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(InputError, match="delete the file"):
+        load_targets(tmp_path / "t.safetensors")
+
+
+def test_observer_against_numpy(tiny, batch):
+    from vitcop.calibrate.observers import KNormObserver
+    from vitcop.calibrate.schedule import Schedule
+    from vitcop.calibrate.scheduled import ScheduledRunner
+
+    observer, views = KNormObserver(), []
+
+    def both(view):
+        observer.observe(view)
+        views.append(view)
+
+    ScheduledRunner(tiny.model, tiny.family, Schedule(num_layers=4), on_layer=both).prefill(batch)
+    found = observer.layers()
+    assert [entry["layer"] for entry in found] == [0, 1, 2, 3]
+    for entry, view in zip(found, views, strict=True):
+        keys = np.take_along_axis(view.keys.numpy(), batch.visual_index[:, None, :, None], axis=2)
+        norms = {"mean_key": np.linalg.norm(keys.mean(1), axis=-1), "mean_norm": np.linalg.norm(keys, axis=-1).mean(1)}
+        for name, values in norms.items():
+            assert entry[name]["mean"] == pytest.approx(values.mean(), rel=1e-5)
+            assert entry[name]["std"] == pytest.approx(values.std(), rel=1e-5)
+            assert (entry[name]["min"], entry[name]["max"]) == pytest.approx((values.min(), values.max()), rel=1e-5)
+            assert entry[name]["quantiles"]["0.5"] == pytest.approx(np.median(values), rel=1e-5)
+        logits = np.einsum("bhd,bhsd->bhs", view.last_query.numpy(), np.repeat(view.keys.numpy(), 2, axis=1)) * 8**-0.5
+        logits = np.where(batch.attention_mask[:, None] == 1, logits, -np.inf)
+        attention = np.exp(log_softmax(logits, -1)).sum(1)
+        attention = np.take_along_axis(attention, batch.visual_index, axis=1)
+        expected = np.mean([spearmanr(a, b).statistic for a, b in zip(norms["mean_key"], attention, strict=True)])
+        assert entry["text_query_correlation"] == pytest.approx(expected, abs=1e-4)

@@ -1,0 +1,227 @@
+"""The search: its space, its budget, its controls, its files, and that it can be stopped and gone on with."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from conftest import write_samples
+
+from vitcop.calibrate.calibration import Calibration, CalibrationSettings
+from vitcop.calibrate.candidates import Candidate, Rule, SearchSpace
+from vitcop.calibrate.cost import Cost, DecoderShape, prefill_cost
+from vitcop.calibrate.evaluation import Evaluator
+from vitcop.calibrate.samples import load_samples
+from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.search import calibrate
+from vitcop.calibrate.store import Store, key_of
+from vitcop.plugins.errors import InputError
+
+SETTINGS = CalibrationSettings(
+    batch_size=4, max_new_tokens=2, max_candidates=14, neighbours=4, finalists=2, curve_budgets=(1 / 3, 1 / 9, 0.001)
+)
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sets")
+    return load_samples(write_samples(folder, 8, 1, "c")), load_samples(write_samples(folder, 6, 2, "e"))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return tmp_path_factory.mktemp("store")
+
+
+class Log:
+    def __init__(self, stop_after=None):
+        self.titles, self.totals, self.done, self.stop_after = [], [], [], stop_after
+
+    def start(self, total, title):
+        self.titles.append(title)
+        self.totals.append(total)
+        self.done.append(0)
+
+    def advance(self):
+        self.done[-1] += 1
+        if self.stop_after is not None and sum(self.done) >= self.stop_after:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def log():
+    return Log()
+
+
+@pytest.fixture(scope="module")
+def found(tiny, sets, store, log) -> Calibration:
+    return calibrate(tiny.checkpoint, *sets, budget=1 / 3, seed=3, settings=SETTINGS, store=store, progress=log)
+
+
+def test_everything_meets_the_budget(found):
+    for measured in (*found.candidates, *found.selection):
+        assert abs(measured.budget - 1 / 3) * 16 <= 1
+        assert measured.group_counts == measured.schedule.group_counts(16)
+    assert found.num_visual == 16
+
+
+def test_the_choice_is_the_least_on_the_selection_set(found, sets):
+    entries = {item.name: item for item in found.selection}
+    assert {"paper", "uniform", "random"} <= set(entries)
+    real = [item for item in found.selection if item.name not in ("uniform", "random")]
+    assert found.chosen == min(real, key=lambda item: item.kl.mean).name
+    assert found.schedule == replace(
+        entries[found.chosen].schedule, model_id="tiny-llava", config_hash=found.schedule.config_hash
+    )
+    assert all(item.kl.num == len(sets[1]) and item.exact.num == len(sets[1]) for item in found.selection)
+    chosen = entries[found.chosen]
+    assert entries["uniform"].group_counts == entries["random"].group_counts == chosen.group_counts
+
+
+def test_halving(found, sets):
+    seen = [item.kl.num for item in found.candidates]
+    assert seen == sorted(seen, reverse=True) and set(seen) == {2, 4, 8}
+    assert seen.count(8) < len(seen)
+    finalists = {item.name for item in found.selection} - {"uniform", "random", "paper"}
+    assert finalists <= {item.name for item in found.candidates if item.kl.num == len(sets[0])}
+    losses = [item.kl.mean for item in found.candidates if item.kl.num == 8]
+    assert losses == sorted(losses) and losses[0] > 0
+
+
+def test_provenance(found, tiny):
+    provenance = found.schedule.provenance
+    assert provenance["constraint"] == {"kind": "layer_average", "budget": 1 / 3, "num_visual": 16}
+    assert provenance["samples"] == found.samples and provenance["seed"] == 3
+    assert provenance["measured"]["kl"]["mean"] == next(
+        item.kl.mean for item in found.selection if item.name == found.chosen
+    )
+    assert found.schedule.config_hash == tiny.checkpoint.config_hash
+    assert Schedule.from_json(found.schedule.to_json()) == found.schedule
+
+
+def test_curve(found):
+    kinds = {(point.kind, round(point.wanted, 3)) for point in found.curve}
+    assert {("chosen", 0.333), ("paper", 0.333), ("uniform", 0.333), ("random", 0.333), ("random", 0.111)} <= kinds
+    for point in found.curve:
+        assert abs(point.measured.budget - point.wanted) * 16 <= 1
+    assert 0.001 not in {point.wanted for point in found.curve}, "less than one token"
+
+
+def test_k_norm_statistics(found):
+    assert [entry["layer"] for entry in found.k_norm] == [0, 1, 2, 3]
+    assert {"mean_key", "mean_norm", "text_query_correlation"} <= set(found.k_norm[0])
+
+
+def test_progress_adds_up(found, log):
+    assert log.titles[0] == "the original's answers" and log.titles[-1] == "curve over budgets"
+    assert log.done == log.totals
+
+
+def test_file_round_trip(found, tmp_path):
+    text = found.to_json()
+    assert Calibration.from_json(text) == found and Calibration.from_json(text).to_json() == text
+    assert list(json.loads(text)) == sorted(json.loads(text))
+    (tmp_path / "c.json").write_text("[]")
+    with pytest.raises(InputError, match="c.json"):
+        Calibration.load(tmp_path / "c.json")
+    with pytest.raises(InputError, match="schema_version 99"):
+        Calibration.from_json(text.replace('"schema_version": 1,\n "seed"', '"schema_version": 99,\n "seed"'))
+
+
+def test_a_second_run_measures_nothing(found, tiny, sets, store, monkeypatch):
+    monkeypatch.setattr(Evaluator, "_measure_batch", lambda *_: pytest.fail("measured again"))
+    again = calibrate(tiny.checkpoint, *sets, budget=1 / 3, seed=3, settings=SETTINGS, store=store)
+    assert again.to_json() == found.to_json()
+
+
+def test_interrupted_and_gone_on_with(found, tiny, sets, tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(
+            tiny.checkpoint, *sets, budget=1 / 3, seed=3, settings=SETTINGS, store=tmp_path, progress=Log(stop_after=20)
+        )
+    kept = {file.name for file in tmp_path.iterdir()}
+    assert any(name.startswith("loss-") for name in kept) and not any(name.startswith(".") for name in kept)
+    broken = next(file for file in tmp_path.iterdir() if file.name.startswith("loss-"))
+    broken.write_text("{")
+    again = calibrate(tiny.checkpoint, *sets, budget=1 / 3, seed=3, settings=SETTINGS, store=tmp_path)
+    assert again.to_json() == found.to_json()
+
+
+def test_full_budget_drops_nothing(tiny, sets):
+    found = calibrate(tiny.checkpoint, *sets, budget=1.0, settings=SETTINGS)
+    assert found.schedule.is_empty and found.chosen == "none" and found.curve == ()
+    assert found.selection[0].kl.mean == pytest.approx(0.0, abs=1e-6)
+    assert found.selection[0].exact.mean == found.original["exact"]["mean"]
+
+
+@pytest.mark.parametrize("budget", [0.0, -0.5, 1.2, float("nan"), 0.01])
+def test_impossible_budgets(tiny, sets, budget):
+    with pytest.raises(InputError, match="budget"):
+        calibrate(tiny.checkpoint, *sets, budget=budget, settings=SETTINGS)
+
+
+def test_sets_must_be_apart(tiny, sets):
+    with pytest.raises(InputError, match="1 samples are in both .* first c0"):
+        calibrate(tiny.checkpoint, sets[0], [*sets[1], sets[0][0]], budget=0.5)
+    with pytest.raises(InputError, match="selection set is empty"):
+        calibrate(tiny.checkpoint, sets[0], [], budget=0.5)
+
+
+def test_settings_are_checked():
+    for wrong in ({"batch_size": 0}, {"rungs": (0.5,)}, {"rungs": (1.0, 0.5)}, {"survivors": 0.0}):
+        with pytest.raises(InputError, match="calibration settings"):
+            CalibrationSettings(**wrong)
+
+
+def test_space():
+    space = SearchSpace.of(32)
+    assert 2 in space.first_layers and 22 in space.second_layers
+    everything = [candidate for group in space.candidates() for candidate in group]
+    assert len({candidate.name for candidate in everything}) == len(set(everything)) == len(everything)
+    shuffled = space.shuffled(0)
+    assert set(shuffled) == set(everything) and shuffled == space.shuffled(0) != space.shuffled(1)
+    num_groups = len(space.candidates())
+    assert len({candidate.rules for candidate in shuffled[:num_groups]}) == num_groups
+    for candidate in shuffled[:60]:
+        for budget in (1 / 3, 0.05):
+            made = candidate.schedule(32, 576, budget)
+            assert made is None or abs(made.budget(576) - budget) * 576 <= 1
+    start = next(candidate for candidate in shuffled if len(candidate.layers) == 2)
+    for other in space.neighbours(start):
+        changed = [
+            name
+            for name in ("vision_factor", "layers", "rules", "ratio")
+            if getattr(other, name) != getattr(start, name)
+        ]
+        assert len(changed) == 1
+
+
+def test_candidate_that_cannot_meet_a_budget():
+    assert Candidate(vision_factor=float("inf"), layers=(4,), rules=(Rule(),)).schedule(8, 144, 1 / 3) is None
+    assert Candidate(vision_factor=2.0, layers=(9,), rules=(Rule(),)).schedule(8, 144, 1 / 3) is None
+    made = Candidate(vision_factor=float("inf"), layers=(1,), rules=(Rule(),)).schedule(8, 144, 1 / 3)
+    assert made.vision is None and made.group_counts(144) == (144, 34)
+
+
+def test_cost_by_hand():
+    shape = DecoderShape(hidden=8, intermediate=12, num_heads=4, num_kv_heads=4, head_dim=2, vocab=10)
+    n, d, m = 7, 8, 12
+    papers = 4 * n * d**2 + 2 * n**2 * d + 3 * n * d * m  # multiply-accumulates of one layer
+    assert prefill_cost(shape, [5, 5], 2) == Cost(
+        flops=2 * 2 * papers + 2 * 8 * 10, kv_bytes=2 * 7 * 2 * 4 * 2 * 2, input_tokens=5
+    )
+
+
+def test_cost_of_a_config(tiny):
+    shape = DecoderShape.from_config(tiny.model.config)
+    assert (shape.hidden, shape.num_heads, shape.num_kv_heads, shape.head_dim) == (32, 4, 2, 8)
+    full, pruned = (prefill_cost(shape, counts, 8) for counts in ([16] * 4, [16, 4, 4, 4]))
+    assert pruned.flops < full.flops and pruned.kv_bytes == full.kv_bytes * (16 + 4 * 3 + 8 * 4) // (24 * 4)
+
+
+def test_store(tmp_path):
+    store, nothing = Store(tmp_path / "new"), Store(None)
+    for place in (store, nothing):
+        assert place.get("k") is None
+        place.put("k", {"a": [1.5, None]})
+    assert store.get("k") == {"a": [1.5, None]} and nothing.get("k") is None
+    assert key_of(1, {"b": 2, "a": 1}) == key_of(1, {"a": 1, "b": 2}) != key_of(1, {"a": 1, "b": 3})

@@ -1,0 +1,94 @@
+"""Help pages are frozen as text; asking for help loads nothing heavy; versions and exit statuses."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vitcop.pipeline.cli import COMMANDS
+from vitcop.pipeline.failures import describe
+from vitcop.pipeline.recipe_reference import recipe_reference
+from vitcop.plugins.errors import GateError, InputError, MissingError
+
+GOLDEN = Path(__file__).parent / "golden"
+HEAVY = ("torch", "transformers", "onnxruntime", "onnx", "matplotlib", "pydantic", "numpy", "PIL", "jinja2", "rich")
+
+
+def compare(name: str, text: str) -> None:
+    """Against golden/NAME; VITCOP_UPDATE_GOLDEN=1 writes it anew."""
+    file = GOLDEN / name
+    if os.environ.get("VITCOP_UPDATE_GOLDEN"):
+        file.write_text(text, encoding="utf-8")
+    assert text == file.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_page(invoke, command):
+    result = invoke(*([command] if command else []), "--help")
+    assert result.exit_code == 0 and result.stderr == ""
+    compare(f"help{'-' * bool(command)}{command}.txt", result.stdout)
+
+
+def test_recipe_reference(invoke):
+    compare("recipe-keys.txt", recipe_reference())
+    assert invoke("run", "--keys").stdout == recipe_reference()
+
+
+@pytest.mark.parametrize("args", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)])
+def test_help_loads_nothing_heavy(args):
+    code = (
+        "import sys\nfrom vitcop.pipeline.cli import cli\n"
+        f"try:\n    cli({args!r})\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
+        f"print('LOADED', [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "LOADED []"
+
+
+def test_package_loads_nothing_heavy():
+    code = f"import sys, vitcop.pipeline\nprint([name for name in {HEAVY!r} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_steps_are_functions_of_the_package():
+    import vitcop.pipeline as pipeline
+    import vitcop.pipeline.reporting  # a subpackage must not hide a step
+
+    for name in pipeline.__all__:
+        assert callable(getattr(pipeline, name)) and getattr(pipeline, name).__doc__
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = pipeline.nothing
+
+
+def test_bare_name_is_refused():
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r}); import pipeline"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode and "vitcop.pipeline" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(InputError("a"), 2), (GateError("a"), 3), (MissingError("a"), 4), (KeyboardInterrupt(), 130), (ZeroDivisionError("a"), 1), (MemoryError(), 4)],
+)
+def test_exit_status_of_each_error(error, status):
+    assert describe(error)[0] == status
+
+
+def test_our_own_bug_is_one_line_and_a_trace_with_debug(invoke, fake_stages, project):
+    fake_stages.fail["export"] = RuntimeError("two\nlines")
+    result = invoke("run", project / "recipe.yaml", "-o", project / "out")
+    assert result.exit_code == 1
+    last = result.stderr.splitlines()[-1]
+    assert last == "vitcop: error: this is a bug in vitcop (RuntimeError: two lines); `vitcop --debug …` shows the trace to report it with"
+    result = invoke("--debug", "run", project / "recipe.yaml", "-o", project / "out")
+    assert isinstance(result.exception, RuntimeError)
+    assert invoke("run", project / "recipe.yaml", "-o", project / "out").exit_code == 1
+
+
+def test_no_progress_bar_where_nobody_watches(invoke, fake_stages, project):
+    result = invoke("run", project / "recipe.yaml", "-o", project / "out")
+    assert result.exit_code == 0
+    assert "\x1b" not in result.stderr and "\r" not in result.stderr
+    assert result.stdout.splitlines()[-1] == "PASSED"

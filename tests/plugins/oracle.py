@@ -1,0 +1,134 @@
+"""The published rules as slow loops over plain Python numbers: what the fast forms are held against.
+
+One row at a time, written from the description of the operations alone, without a look at how the fast forms do it.
+"""
+
+import math
+from fractions import Fraction
+
+
+def select(scores, visual_index, num_positions, num_kept, largest):
+    """(kept_positions, visual_index, kept_visual) of one row."""
+    sign = -1 if largest else 1
+    ranking = sorted(range(len(scores)), key=lambda i: (sign * scores[i], i))
+    kept_visual = sorted(ranking[:num_kept])
+    return *positions_after(kept_visual, visual_index, num_positions), kept_visual
+
+
+def positions_after(kept_visual, visual_index, num_positions):
+    """(kept_positions, visual_index) of one row when of its visual tokens only `kept_visual` stay."""
+    dropped = set(visual_index) - {visual_index[i] for i in kept_visual}
+    kept_positions = [p for p in range(num_positions) if p not in dropped]
+    return kept_positions, [kept_positions.index(visual_index[i]) for i in kept_visual]
+
+
+def knorm(keys, visual_index, mean_norm):
+    """keys [Nkv][S][D] of one row."""
+    scores = []
+    for position in visual_index:
+        heads = [head[position] for head in keys]
+        if mean_norm:
+            scores.append(sum(math.sqrt(sum(x * x for x in head)) for head in heads) / len(heads))
+        else:
+            mean_key = [sum(column) / len(heads) for column in zip(*heads, strict=True)]
+            scores.append(math.sqrt(sum(x * x for x in mean_key)))
+    return scores
+
+
+def attention(query, keys, scale, allowed):
+    """Softmax of one head's query over the allowed keys; 0 elsewhere."""
+    logits = [sum(q * k for q, k in zip(query, key, strict=True)) * scale for key in keys]
+    top = max(x for x, ok in zip(logits, allowed, strict=True) if ok)
+    weights = [math.exp(x - top) if ok else 0.0 for x, ok in zip(logits, allowed, strict=True)]
+    return [w / sum(weights) for w in weights]
+
+
+def clusters(features, positions, groups, num_centers, cutoff, radius):
+    """Density-peak labels of one row; `cutoff` is the distance d_c."""
+    count = len(features)
+    distance = [[math.dist(a, b) for b in features] for a in features]
+    density = [sum(math.exp(-((d / cutoff) ** 2)) for d in row) for row in distance]
+
+    def denser(j, i):
+        return density[j] > density[i] or (density[j] == density[i] and j < i)
+
+    gap, parent = [], []
+    for i in range(count):
+        candidates = [
+            j
+            for j in range(count)
+            if denser(j, i) and groups[j] == groups[i] and math.dist(positions[i], positions[j]) <= radius
+        ]
+        nearest = min(candidates, key=lambda j: (distance[i][j], j), default=None)
+        parent.append(nearest)
+        gap.append(math.inf if nearest is None else distance[i][nearest])
+
+    def rank(i):
+        return (0, -density[i], i) if gap[i] == math.inf else (1, -density[i] * gap[i], i)
+
+    centers = sorted(sorted(range(count), key=rank)[:num_centers])
+
+    def label(i):
+        if i in centers:
+            return centers.index(i)
+        if parent[i] is None:
+            return centers.index(min(centers, key=lambda c: (distance[i][c], c)))
+        return label(parent[i])
+
+    return [label(i) for i in range(count)]
+
+
+def quantile_distance(features, quantile):
+    """The ⌈q·P⌉-th smallest of the P distances between different tokens."""
+    pairs = sorted(math.dist(a, b) for i, a in enumerate(features) for b in features[:i])
+    return pairs[max(1, math.ceil(Fraction(str(quantile)) * len(pairs))) - 1]
+
+
+def quotas(sizes, norm_sums, places):
+    """Shares of `places` in proportion to size-1; the clusters are in ascending order of label and not empty."""
+    total = sum(size - 1 for size in sizes)
+    if total == 0:
+        return [0] * len(sizes)
+    shares = [min(round(Fraction(places * (size - 1), total)), size - 1) for size in sizes]  # round: half to even
+    ascending = sorted(range(len(sizes)), key=lambda c: (norm_sums[c], c))
+    descending = sorted(range(len(sizes)), key=lambda c: (-norm_sums[c], c))
+    while sum(shares) < places:
+        for c in ascending:
+            if sum(shares) < places and shares[c] < sizes[c] - 1:
+                shares[c] += 1
+    while sum(shares) > places:
+        for c in descending:
+            if sum(shares) > places and shares[c] > 0:
+                shares[c] -= 1
+    return shares
+
+
+def merge_groups(scores, labels, num_groups):
+    """The groups of tokens of one row, each an ascending list, in ascending order of their middle members."""
+    members = [[i for i, other in enumerate(labels) if other == label] for label in sorted(set(labels))]
+    norm_sums = [sum(Fraction(scores[i]) for i in cluster) for cluster in members]
+    groups = []
+    if len(members) <= num_groups:
+        shares = quotas([len(cluster) for cluster in members], norm_sums, num_groups - len(members))
+        for cluster, share in zip(members, shares, strict=True):
+            by_norm = sorted(cluster, key=lambda i: (scores[i], i))
+            groups += [[i] for i in by_norm[:share]] + [sorted(by_norm[share:])]
+    else:
+        ascending = sorted(range(len(members)), key=lambda c: (norm_sums[c], c))
+        groups = [members[c] for c in ascending[: num_groups - 1]]
+        groups.append(sorted(i for c in ascending[num_groups - 1 :] for i in members[c]))
+    return sorted(groups, key=middle)
+
+
+def middle(group):
+    """The ⌊n/2⌋-th (from 0) of the ascending members."""
+    return group[len(group) // 2]
+
+
+def merged_rows(rows, groups, mean):
+    """The merged tokens: h_m + mean(group), or mean(group). `rows` is a list of vectors."""
+    merged = []
+    for group in groups:
+        average = [sum(column) / len(group) for column in zip(*(rows[i] for i in group), strict=True)]
+        merged.append(average if mean else [h + a for h, a in zip(rows[middle(group)], average, strict=True)])
+    return merged
