@@ -9,7 +9,8 @@ multiply-accumulate:
     MLP          6·n·d·m                    gate, up, down
 
 With Nkv = Nh this is exactly twice the papers' 4nd² + 2n²d + 3ndm, which counts multiply-accumulates. The head adds
-2·d·vocab for the one position whose logits are needed. Norms, rotary embedding and softmax are left out (below one percent).
+2·d·vocab for the one position whose logits are needed. Norms, rotary embedding and softmax are left out (below one
+percent).
 """
 
 from collections.abc import Sequence

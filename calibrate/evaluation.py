@@ -4,6 +4,7 @@ import copy
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -96,9 +97,8 @@ class Evaluator:
             if self.store.folder is None
             else self.store.folder / f"targets-{key_of(self._base, digest)}.safetensors"
         )
-        if path is not None and path.is_file() and path.with_name(path.name + ".json").is_file():
-            targets = load_targets(path)
-        else:
+        targets = self._held_targets(path)
+        if targets is None:
             targets = compute_targets(
                 OriginalRunner(self.model, self.family),
                 prepared,
@@ -109,6 +109,14 @@ class Evaluator:
             if path is not None:
                 save_targets(targets, path)
         return Part(digest=digest, prepared=prepared, targets=targets)
+
+    @staticmethod
+    def _held_targets(path: Path | None) -> dict[str, Target] | None:
+        """Answers of an earlier run; None where there are none, or an interruption left half of them."""
+        try:
+            return load_targets(path) if path is not None and path.is_file() else None
+        except InputError:
+            return None
 
     def original(self, part: Part) -> Losses:
         """The unpruned model on a part: no loss, and how often it is right."""

@@ -240,8 +240,8 @@ def _messages(conversation: Any, where: str) -> tuple[dict[str, Any], ...]:
                 parts.extend(_split(part["text"]))
             else:
                 raise InputError(
-                    f'{where}: a content part must be {{"type": "image"}} or {{"type": "text", "text": …}}, found
-                    {part!r}'
+                    f'{where}: a content part must be {{"type": "image"}} or {{"type": "text", "text": …}}, '
+                    f"found {part!r}"
                 )
         if not parts:
             raise InputError(f"{where}: a message of role {message['role']} has no content")

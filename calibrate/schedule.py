@@ -1,8 +1,8 @@
 """The schedule: where a model drops visual tokens, by which score, and how many it keeps.
 
 This is the one definition of `schedule.json`; it loads without torch. Keep fractions are integers num/den of the visual
-tokens
-present at that point, so they chain: K = V·num // den, at least 1. Ratios shown to people are of the original count.
+tokens present at that point, so they chain: K = V·num // den, at least 1. Ratios shown to people are of the original
+count.
 """
 
 import dataclasses
@@ -56,8 +56,8 @@ class VisionStage:
 class Drop:
     """Visual tokens are dropped before decoder layer `layer` (0-based, at least 1).
 
-    `op` is "select" (pruning: keep K) or "merge" (combine by clusters down to K). `seed` matters to the score "random"
-    alone.
+    `op` is "select" (pruning: keep K) or "merge" (combine by clusters down to K; with order "largest" the scores are
+    negated first, since the op keeps what scores least). `seed` matters to the score "random" alone.
     """
 
     layer: int
@@ -86,8 +86,7 @@ class Schedule:
     def __post_init__(self) -> None:
         _validate(self)
 
-    # -- what follows from it
-    # --------------------------------------------------------------------------------------------
+    # -- what follows from it -----------------------------------------------------------------------------------------
 
     @property
     def is_empty(self) -> bool:
@@ -121,8 +120,7 @@ class Schedule:
         """Mean over all decoder layers of (visual tokens present) / (visual tokens of the unpruned model)."""
         return sum(self.layer_counts(num_visual)) / (self.num_layers * num_visual) if num_visual else 1.0
 
-    # -- files
-    # -----------------------------------------------------------------------------------------------------------
+    # -- files --------------------------------------------------------------------------------------------------------
 
     def to_json(self) -> str:
         """The text of `schedule.json`: sorted keys, so that equal schedules are equal bytes."""

@@ -194,8 +194,7 @@ class ScheduledRunner:
         state.next_position = state.next_position + ids_BT.shape[1]
         return self.family.lm_head(self.model)(self._decoder.norm(hidden)).float().cpu().numpy()
 
-    # -- parts
-    # -----------------------------------------------------------------------------------------------------------
+    # -- parts --------------------------------------------------------------------------------------------------------
 
     def _keep(self, batch: PromptBatch) -> VisionKept:
         def compute() -> Any:

@@ -151,8 +151,7 @@ class _Search:
             curve=tuple(curve),
         )
 
-    # -- what the model is like
-    # ------------------------------------------------------------------------------------------
+    # -- what the model is like ---------------------------------------------------------------------------------------
 
     def _prepare(self, calibration_samples: Sequence[Sample], selection_samples: Sequence[Sample]) -> None:
         """Cut the calibration set into the parts that the rungs add, and let the original answer everything."""
@@ -199,8 +198,7 @@ class _Search:
         self.store.put(key, observer.layers())
         return observer.layers()
 
-    # -- the search
-    # ------------------------------------------------------------------------------------------------------
+    # -- the search ---------------------------------------------------------------------------------------------------
 
     def _choose(self) -> tuple[Measured, list[Measured], Recipe]:
         """(the chosen one, everything measured on the selection set, the recipe of the chosen one)."""
@@ -283,8 +281,7 @@ class _Search:
     def _mean(self, schedule: Schedule) -> tuple[float, str]:
         return self.losses[schedule].estimates()["kl"].mean, self.seen[schedule].name
 
-    # -- measuring on the selection set
-    # ----------------------------------------------------------------------------------
+    # -- measuring on the selection set -------------------------------------------------------------------------------
 
     def _on_selection(self, recipe: Recipe, schedule: Schedule, name: str | None = None) -> Measured:
         losses = Losses.joined([self.evaluator.measure(schedule, part, answers=True) for part in self.selection])

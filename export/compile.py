@@ -74,14 +74,18 @@ def check_schedule(schedule: Schedule, checkpoint: Checkpoint, skeleton: Skeleto
     """Raises InputError where the schedule was made for another model, or asks for what an engine cannot do."""
     layers = skeleton.family.num_layers(skeleton.model.config)
     if schedule.num_layers != layers:
-        raise InputError(f"the schedule is for {schedule.num_layers} layers, {checkpoint.path} has {layers}: calibrate for this model")
+        raise InputError(
+            f"the schedule is for {schedule.num_layers} layers, {checkpoint.path} has {layers}: calibrate this model"
+        )
     if schedule.config_hash and schedule.config_hash != checkpoint.config_hash:
         raise InputError(
-            f"the schedule is for model {schedule.model_id!r} (config {schedule.config_hash[:12]}), {checkpoint.path} has config "
-            f"{checkpoint.config_hash[:12]}: calibrate for this model"
+            f"the schedule is for model {schedule.model_id!r} (config {schedule.config_hash[:12]}), {checkpoint.path} "
+            f"has config {checkpoint.config_hash[:12]}: calibrate for this model"
         )
     if schedule.positions != "original":
-        raise InputError("positions 'reindexed' exist for comparison in PyTorch only; export a schedule with positions 'original'")
+        raise InputError(
+            "positions 'reindexed' exist for comparison in PyTorch only; export a schedule with positions 'original'"
+        )
 
 
 def _captures(skeleton: Skeleton, schedule: Schedule) -> dict[str, Callable[[], TokenGraph]]:
@@ -113,8 +117,8 @@ def _captures(skeleton: Skeleton, schedule: Schedule) -> dict[str, Callable[[], 
 def least_visual_count(schedule: Schedule) -> int:
     """Least V at LLM input for which every drop keeps at least two tokens, by the fraction alone.
 
-    torch.export treats sizes 0 and 1 as special; from this V on the kept counts are plain products. The graphs themselves take
-    any V, since the ops compute their counts from the shapes that they see.
+    torch.export treats sizes 0 and 1 as special; from this V on the kept counts are plain products. The graphs
+    themselves take any V, since the ops compute their counts from the shapes that they see.
     """
     least = 2
     for drop in reversed(schedule.drops):

@@ -7,7 +7,9 @@ The steps are plain functions, loaded when first used::
 """
 
 if __name__ != "vitcop.pipeline":
-    raise ImportError(f"import this package as 'vitcop.pipeline', not as {__name__!r}: install the project (pip install -e .)")
+    raise ImportError(
+        f"import this package as 'vitcop.pipeline', not as {__name__!r}: install the project (pip install -e .)"
+    )
 
 from importlib import import_module
 from typing import Any

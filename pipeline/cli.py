@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from importlib import import_module
 from typing import Any
 
@@ -12,7 +13,7 @@ from vitcop.pipeline.failures import describe, one_line
 COMMANDS = ("run", "calibrate", "export", "build", "verify", "bench", "report", "generate", "inspect", "doctor")
 """In the order of the road. `commands/<name>.py` holds each, as `command`."""
 
-# Libraries below us greet, advise and draw bars on stderr by default; what they have to say at errors still comes through.
+# Libraries below us greet, advise and draw bars on stderr by default; what they say at errors still comes through.
 _QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
@@ -84,19 +85,31 @@ def _print_version(ctx: click.Context, parameter: click.Parameter, value: bool) 
     epilog="Exit status: 0 fine; 1 a bug of vitcop; 2 wrong input; 3 an accuracy or regression gate failed; "
     "4 something is missing on this machine; 130 interrupted.",
 )
-@click.option("--debug", is_flag=True, expose_value=False, callback=_start_debugging, is_eager=True, help="Show the trace of an error.")
-@click.option("--version", is_flag=True, expose_value=False, callback=_print_version, is_eager=True, help="Show the version.")
+@click.option(
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    callback=_start_debugging,
+    is_eager=True,
+    help="Show the trace of an error.",
+)
+@click.option(
+    "--version", is_flag=True, expose_value=False, callback=_print_version, is_eager=True, help="Show the version."
+)
 def cli() -> None:
     """Compile vision-language models into engines that drop visual tokens as they run.
 
     The whole road is `vitcop run RECIPE -o OUT`; the other commands are its stages, one by one.
     """
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
 
 
 def main() -> None:
     """Entry point of the `vitcop` command."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    if "--debug" not in sys.argv and not sys.warnoptions:
+        # Warnings of libraries are for those who write code; `python -W` and --debug bring them back.
+        warnings.simplefilter("ignore")
     cli(prog_name="vitcop")
 
 

@@ -50,7 +50,7 @@ class Digests:
         return digest.hexdigest()
 
     def path(self, path: Path, *, without: tuple[str, ...] = ()) -> str | None:
-        """Digest of a file, or of a folder's names and contents leaving out the entries `without`; None where nothing is."""
+        """Digest of a file, or of a folder's names and contents (leaving out `without`); None where nothing is."""
         if path.is_file():
             return self.file(path)
         if not path.is_dir():

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vitcop.pipeline.inspection import megabytes, table
+from vitcop.pipeline.inspection import size_text, table
 from vitcop.pipeline.recipe import Recipe
 from vitcop.pipeline.versions import version_of, vitcop_version
 
@@ -64,12 +64,29 @@ def examine(recipe: Recipe | None = None, *, place: Path = Path(".")) -> Examina
     providers = _providers()
     rows = [
         Row(name="vitcop", found=vitcop_version(), purpose="everything"),
-        Row(name="Python", found=platform.python_version() if sys.version_info >= (3, 11) else None, purpose="everything", remedy="install Python 3.11 or later", required=True),
+        Row(
+            name="Python",
+            found=platform.python_version() if sys.version_info >= (3, 11) else None,
+            purpose="everything",
+            remedy="install Python 3.11 or later",
+            required=True,
+        ),
         _package("torch", "calibrate, export, verify", "pip install torch", required=True),
         _package("transformers", "calibrate, export, verify", "pip install transformers", required=True),
         _package("onnx", "export", "pip install onnx", required=True),
-        Row(name="onnxruntime", found=_onnxruntime(), purpose="target onnxruntime", remedy="pip install onnxruntime (or onnxruntime-gpu)", required=target in (None, "onnxruntime")),
-        Row(name="providers", found=", ".join(providers) or None, purpose="target onnxruntime", remedy="pip install onnxruntime"),
+        Row(
+            name="onnxruntime",
+            found=_onnxruntime(),
+            purpose="target onnxruntime",
+            remedy="pip install onnxruntime (or onnxruntime-gpu)",
+            required=target in (None, "onnxruntime"),
+        ),
+        Row(
+            name="providers",
+            found=", ".join(providers) or None,
+            purpose="target onnxruntime",
+            remedy="pip install onnxruntime",
+        ),
         Row(
             name="CUDA provider",
             found="CUDAExecutionProvider" if "CUDAExecutionProvider" in providers else None,
@@ -77,12 +94,33 @@ def examine(recipe: Recipe | None = None, *, place: Path = Path(".")) -> Examina
             remedy="pip install onnxruntime-gpu in place of onnxruntime",
             required=target == "onnxruntime" and cuda,
         ),
-        Row(name="GPU", found=_gpu(), purpose="device cuda, target tensorrt", remedy="needs an NVIDIA GPU and its driver", required=cuda),
-        Row(name="nvcc", found=_nvcc(), purpose="building the TensorRT plugin", remedy="install the CUDA toolkit", required=target == "tensorrt"),
+        Row(
+            name="GPU",
+            found=_gpu(),
+            purpose="device cuda, target tensorrt",
+            remedy="needs an NVIDIA GPU and its driver",
+            required=cuda,
+        ),
+        Row(
+            name="nvcc",
+            found=_nvcc(),
+            purpose="building the TensorRT plugin",
+            remedy="install the CUDA toolkit",
+            required=target == "tensorrt",
+        ),
         _package("tensorrt", "target tensorrt", "pip install 'vitcop[tensorrt]'", required=target == "tensorrt"),
-        _package("tensorrt-llm", "target tensorrt-llm", "pip install 'vitcop[tensorrt-llm]'", required=target == "tensorrt-llm"),
+        _package(
+            "tensorrt-llm",
+            "target tensorrt-llm",
+            "pip install 'vitcop[tensorrt-llm]'",
+            required=target == "tensorrt-llm",
+        ),
         _package("flash-attn", "faster PyTorch runs on a GPU; never required", "pip install 'vitcop[flash-attn]'"),
-        Row(name="free disk", found=megabytes(shutil.disk_usage(place).free), purpose="bundles with copied weights, engines"),
+        Row(
+            name="free disk",
+            found=size_text(shutil.disk_usage(place).free),
+            purpose="bundles with copied weights, engines",
+        ),
         Row(name="free memory", found=_memory(), purpose="loading the model"),
     ]
     return Examination(rows=tuple(rows if recipe else [_unrequired(row) for row in rows]))
@@ -94,7 +132,9 @@ def _unrequired(row: Row) -> Row:
 
 def _package(name: str, purpose: str, remedy: str, *, required: bool = False) -> Row:
     version = version_of(name)
-    return Row(name=name, found=None if version == "absent" else version, purpose=purpose, remedy=remedy, required=required)
+    return Row(
+        name=name, found=None if version == "absent" else version, purpose=purpose, remedy=remedy, required=required
+    )
 
 
 def _onnxruntime() -> str | None:
@@ -144,9 +184,9 @@ def _memory() -> str | None:
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-        return megabytes(kilobytes * 1024)
+        return size_text(kilobytes * 1024)
     except (OSError, StopIteration, ValueError):
         try:
-            return megabytes(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+            return size_text(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
         except (ValueError, OSError):
             return None

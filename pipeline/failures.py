@@ -24,7 +24,9 @@ def describe(error: BaseException) -> tuple[int, str]:
     if isinstance(error, MemoryError):
         return 4, "not enough memory on this machine"
     kind = type(error).__name__
-    return BUG_STATUS, one_line(f"this is a bug in vitcop ({kind}: {error}); `vitcop --debug …` shows the trace to report it with")
+    return BUG_STATUS, one_line(
+        f"this is a bug in vitcop ({kind}: {error}); `vitcop --debug …` shows the trace to report it with"
+    )
 
 
 def as_input_error(error: BaseException) -> InputError | None:

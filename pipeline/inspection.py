@@ -34,7 +34,9 @@ def inspect(path: str | Path) -> Inspection:
     return _inspect_model(path)
 
 
-def inspect_schedule(schedule: "Schedule", *, num_visual: int | None = None, model: str | Path | None = None) -> Inspection:
+def inspect_schedule(
+    schedule: "Schedule", *, num_visual: int | None = None, model: str | Path | None = None
+) -> Inspection:
     """A schedule as a table; in tokens where the number of visual tokens is known, else in per cent of the original."""
     if model is not None:
         from vitcop.calibrate.checkpoint import Checkpoint
@@ -44,8 +46,11 @@ def inspect_schedule(schedule: "Schedule", *, num_visual: int | None = None, mod
     # Without a number of tokens a large one makes the rounding of keep counts vanish from the ratios.
     count = num_visual or 1_000_000
     groups = [
-        {"layers": [layers[0], layers[-1]], "ratio": tokens / count, "how": how} | ({"visual_tokens": tokens} if num_visual else {})
-        for layers, tokens, how in zip(schedule.groups, schedule.group_counts(count), stage_names(schedule), strict=True)
+        {"layers": [layers[0], layers[-1]], "ratio": tokens / count, "how": how}
+        | ({"visual_tokens": tokens} if num_visual else {})
+        for layers, tokens, how in zip(
+            schedule.groups, schedule.group_counts(count), stage_names(schedule), strict=True
+        )
     ]
     facts = {
         "kind": "schedule",
@@ -58,10 +63,18 @@ def inspect_schedule(schedule: "Schedule", *, num_visual: int | None = None, mod
         "groups": groups,
     }
     rows = [
-        (_layer_range(group["layers"]), str(group.get("visual_tokens", "")), f"{100 * group['ratio']:.1f} %", group["how"]) for group in groups
+        (
+            _layer_range(group["layers"]),
+            str(group.get("visual_tokens", "")),
+            f"{100 * group['ratio']:.1f} %",
+            group["how"],
+        )
+        for group in groups
     ]
     header = ("layers", "tokens" if num_visual else "", "of all", "how")
-    title = f"schedule for {schedule.model_id or 'any model'} of {schedule.num_layers} layers, budget {facts['budget']:.4f}"
+    title = (
+        f"schedule for {schedule.model_id or 'any model'} of {schedule.num_layers} layers, budget {facts['budget']:.4f}"
+    )
     return Inspection(facts=facts, text="\n".join([title, *table([header, *rows])]))
 
 
@@ -70,7 +83,9 @@ def stage_names(schedule: "Schedule") -> list[str]:
     vision = schedule.vision
     names = ["all visual tokens"]
     if vision is not None:
-        clusters = f", {vision.clusters.centers[0]}/{vision.clusters.centers[1]} cluster centres" if vision.clusters else ""
+        clusters = (
+            f", {vision.clusters.centers[0]}/{vision.clusters.centers[1]} cluster centres" if vision.clusters else ""
+        )
         names = [f"vision tower: {vision.score}{clusters}"]
     for drop in schedule.drops:
         detail = f" ({drop.order}, {drop.head_reduction})" if drop.score == "k_norm" else ""
@@ -83,7 +98,10 @@ def table(rows: list[tuple[str, ...]]) -> list[str]:
     """Rows as lines of aligned columns; empty columns vanish."""
     columns = [column for column in zip(*rows, strict=True) if any(column)]
     widths = [max(len(cell) for cell in column) for column in columns]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in zip(*columns, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in zip(*columns, strict=True)
+    ]
 
 
 def _inspect_bundle(path: Path) -> Inspection:
@@ -92,7 +110,11 @@ def _inspect_bundle(path: Path) -> Inspection:
     bundle = Bundle.open(path, check_weights="none")
     manifest, shape = bundle.manifest, bundle.manifest.architecture
     schedule = inspect_schedule(bundle.schedule, num_visual=shape.num_visual)
-    engines = sorted(item.relative_to(path).as_posix() for item in bundle.engines_folder.glob("*/*") if item.is_dir() and item.name[0] != ".")
+    engines = sorted(
+        item.relative_to(path).as_posix()
+        for item in bundle.engines_folder.glob("*/*")
+        if item.is_dir() and item.name[0] != "."
+    )
     facts = {
         "kind": "bundle",
         "path": str(path),
@@ -101,7 +123,11 @@ def _inspect_bundle(path: Path) -> Inspection:
         "family": manifest.family,
         "architecture": asdict(shape),
         "schedule": schedule.facts,
-        "weights": {"mode": manifest.weights.mode, "folder": str(bundle.weights_folder), "bytes": sum(file.size for file in manifest.weights.files)},
+        "weights": {
+            "mode": manifest.weights.mode,
+            "folder": str(bundle.weights_folder),
+            "bytes": sum(file.size for file in manifest.weights.files),
+        },
         "files": {file.name: file.size for file in manifest.files},
         "engines": engines,
         "versions": manifest.versions,
@@ -111,10 +137,10 @@ def _inspect_bundle(path: Path) -> Inspection:
         ("layers", str(shape.num_layers)),
         ("visual tokens", f"{shape.num_visual} an image ({shape.grid[0]} × {shape.grid[1]})"),
         ("computes in", shape.dtype),
-        ("weights", f"{manifest.weights.mode}, {megabytes(facts['weights']['bytes'])} in {bundle.weights_folder}"),
+        ("weights", f"{manifest.weights.mode}, {size_text(facts['weights']['bytes'])} in {bundle.weights_folder}"),
         ("engines", ", ".join(engines) or "none built"),
     ]
-    files = table([("file", "size"), *((file.name, megabytes(file.size)) for file in manifest.files)])
+    files = table([("file", "size"), *((file.name, size_text(file.size)) for file in manifest.files)])
     return Inspection(facts=facts, text="\n".join([f"bundle {path}", *table(rows), "", schedule.text, "", *files]))
 
 
@@ -151,14 +177,20 @@ def _inspect_model(path: Path) -> Inspection:
         ("visual tokens", f"{num_visual} an image ({rows} × {columns})"),
         ("vision scores", ", ".join(scores["vision"])),
         ("drop scores", ", ".join(scores["drops"])),
-        ("weights", f"{megabytes(size)} in {len(checkpoint.shards)} safetensors file{'s' * (len(checkpoint.shards) > 1)}"),
+        (
+            "weights",
+            f"{size_text(size)} in {len(checkpoint.shards)} safetensors file{'s' * (len(checkpoint.shards) > 1)}",
+        ),
     ]
     return Inspection(facts=facts, text="\n".join([f"model {checkpoint.model_id}", *table(lines)]))
 
 
-def megabytes(num_bytes: int) -> str:
+def size_text(num_bytes: int) -> str:
     """Bytes for people."""
-    return f"{num_bytes / 1e6:.1f} MB" if num_bytes < 1e9 else f"{num_bytes / 1e9:.2f} GB"
+    for factor, unit in ((1e9, "GB"), (1e6, "MB")):
+        if num_bytes >= factor:
+            return f"{num_bytes / factor:.3g} {unit}"
+    return f"{num_bytes / 1e3:.3g} kB"
 
 
 def _layer_range(layers: list[int]) -> str:

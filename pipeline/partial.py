@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all: written under a temporary name beside their place, then renamed."""
+"""Files and folders that appear whole or not at all: written under a temporary name beside it, then renamed."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ def publish(final: Path) -> None:
     """Give the temporary file or folder of `final` its name, replacing what stood there."""
     partial = partial_path(final)
     if final.is_dir() and not final.is_symlink():
-        # A folder cannot be replaced in one step: the old one steps aside, and is removed by the next run if we die here.
+        # A folder cannot be replaced in one step: the old one steps aside; the next run removes it if we die here.
         old = partial_path(final.with_name("old-" + final.name))
         discard(old)
         final.rename(old)

@@ -1,6 +1,6 @@
 """Everything about a recipe's inputs that can be checked before a model runs: model folder, samples, schedule."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -41,11 +41,13 @@ class Checked:
 
 
 def check_recipe(recipe: Recipe, digests: Digests) -> Checked:
-    """Open the model folder and every sample of every split. Raises InputError for the first thing that cannot be used."""
+    """Open model folder, target and every sample of every split. Raises InputError for the first thing wrong."""
     from vitcop.calibrate.checkpoint import Checkpoint
     from vitcop.calibrate.samples import load_samples, samples_digest
+    from vitcop.export.runtimes import open_target
 
     checkpoint = Checkpoint.open(recipe.model)
+    open_target(recipe.build.target)
     if recipe.calibrate.schedule is not None:
         load_schedule(recipe.calibrate.schedule, checkpoint)
     limits = {
@@ -53,28 +55,34 @@ def check_recipe(recipe: Recipe, digests: Digests) -> Checked:
         "selection": recipe.calibrate.selection_limit,
         "evaluation": recipe.verify.limit,
     }
-    splits = {name: load_samples(getattr(recipe.data, name), limit=limits[name]) for name in SPLITS}
-    require_answers(splits["evaluation"], recipe.data.evaluation)
+    files = {name: getattr(recipe.data, name) for name in SPLITS}
+    splits = {name: load_samples(file, limit=limits[name]) for name, file in files.items() if file is not None}
+    refuse_shared_samples(splits)
     schedule, baseline = recipe.calibrate.schedule, recipe.verify.baseline
     if baseline is not None and not baseline.is_file():
         raise InputError(f"{baseline}: no such baseline (an earlier verify.json)")
-    files = sorted(path for path in checkpoint.path.iterdir() if path.is_file() and not path.name.startswith("."))
+    model_files = sorted(path for path in checkpoint.path.iterdir() if path.is_file() and not path.name.startswith("."))
     return Checked(
         checkpoint=checkpoint,
         digests={name: samples_digest(samples) for name, samples in splits.items()},
         num_samples={name: len(samples) for name, samples in splits.items()},
         weight_bytes=sum((checkpoint.path / shard).stat().st_size for shard in checkpoint.shards),
-        model_digest=digest_of({path.name: digests.file(path) for path in files}),
+        model_digest=digest_of({path.name: digests.file(path) for path in model_files}),
         schedule_digest=digests.file(schedule) if isinstance(schedule, Path) else None,
         baseline_digest=digests.file(baseline) if baseline is not None else None,
     )
 
 
-def require_answers(samples: "list[Sample]", source: Path) -> None:
-    """The task score of `verify` needs an answer at every evaluation sample, or at none."""
-    unanswered = [sample.id for sample in samples if not sample.answers]
-    if unanswered and len(unanswered) < len(samples):
-        raise InputError(f"{source}: sample {unanswered[0]} has no answer while others have; give all or none")
+def refuse_shared_samples(splits: "dict[str, list[Sample]]") -> None:
+    """Raises InputError where two splits share a sample (images, prompt, answer): it would flatter the verdict."""
+    owner: dict[str, tuple[str, str]] = {}
+    for name, samples in splits.items():
+        for sample in samples:
+            other, identity = owner.setdefault(sample.digest, (name, sample.id))
+            if other != name:
+                raise InputError(
+                    f"data.{name}: sample {sample.id} is also in data.{other} (as {identity}); splits may share none"
+                )
 
 
 def load_schedule(source: str | Path, checkpoint: "Checkpoint") -> "Schedule":
@@ -86,11 +94,13 @@ def load_schedule(source: str | Path, checkpoint: "Checkpoint") -> "Schedule":
 
     num_layers, num_visual = model_shape(checkpoint)
     if source in PRESETS:
-        if source == "none":
-            return Schedule(num_layers=num_layers, model_id=checkpoint.model_id, config_hash=checkpoint.config_hash)
         from vitcop.calibrate.presets import preset
 
-        return preset(str(source), num_layers, num_visual)
+        return replace(
+            preset(str(source), num_layers, num_visual),
+            model_id=checkpoint.model_id,
+            config_hash=checkpoint.config_hash,
+        )
     if not Path(source).is_file():
         raise InputError(f"{source}: no such schedule file, and not a preset ({', '.join(PRESETS)})")
     schedule = Schedule.load(Path(source))
@@ -102,11 +112,14 @@ def check_schedule(schedule: "Schedule", checkpoint: "Checkpoint", *, source: st
     """Raises InputError where a schedule does not belong to a model; says both sides."""
     num_layers, _ = model_shape(checkpoint)
     if schedule.num_layers != num_layers:
-        raise InputError(f"{source}: this schedule is for {schedule.num_layers} layers, but {checkpoint.path} has {num_layers}")
+        raise InputError(
+            f"{source}: this schedule is for {schedule.num_layers} layers, but {checkpoint.path} has {num_layers}"
+        )
     if schedule.config_hash and schedule.config_hash != checkpoint.config_hash:
         raise InputError(
-            f"{source}: this schedule was made for model {schedule.model_id or 'unnamed'} (config {schedule.config_hash[:12]}), "
-            f"but {checkpoint.path} is {checkpoint.model_id} (config {checkpoint.config_hash[:12]}); calibrate again"
+            f"{source}: this schedule was made for model {schedule.model_id or 'unnamed'} "
+            f"(config {schedule.config_hash[:12]}), but {checkpoint.path} is {checkpoint.model_id} "
+            f"(config {checkpoint.config_hash[:12]}); calibrate again"
         )
 
 
@@ -130,4 +143,8 @@ def family_of_config(checkpoint: "Checkpoint") -> Any:
 
 def config_view(value: Any) -> Any:
     """config.json with attribute access, as families read it; spares the import of transformers."""
-    return SimpleNamespace(**{str(key): config_view(item) for key, item in value.items()}) if isinstance(value, dict) else value
+    return (
+        SimpleNamespace(**{str(key): config_view(item) for key, item in value.items()})
+        if isinstance(value, dict)
+        else value
+    )

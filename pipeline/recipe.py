@@ -34,45 +34,63 @@ class Section(BaseModel):
 class DataSection(Section):
     """The samples: JSONL files, with image paths relative to each file."""
 
-    calibration: RecipePath = Field(description="samples that the statistics come from")
-    selection: RecipePath = Field(description="samples that the schedules compete on; more of them, and none of the above")
-    evaluation: RecipePath = Field(description="samples that `verify` judges the built engine on; in neither of the above")
+    evaluation: RecipePath = Field(description="samples that `verify` judges the built engine on")
+    calibration: RecipePath | None = Field(
+        None, description="samples that the statistics come from; needed for a search"
+    )
+    selection: RecipePath | None = Field(None, description="samples that the schedules compete on; needed for a search")
 
 
 class CalibrateSection(Section):
     """How the schedule is found."""
 
-    budget: Budget = Field(1 / 3, description="mean share of visual tokens over all decoder layers, in (0, 1]: 0.25 or 1/4")
+    budget: Budget = Field(
+        1 / 3, description="mean share of visual tokens over all decoder layers, in (0, 1]: 0.25 or 1/4"
+    )
     seed: int = Field(0, strict=True, ge=0, description="seed of everything random in the search and its controls")
-    schedule: ScheduleSource = Field(None, description=f"a schedule file or preset ({', '.join(PRESETS)}) instead of a search")
+    schedule: ScheduleSource = Field(
+        None, description=f"a schedule file or preset ({', '.join(PRESETS)}) instead of a search"
+    )
     calibration_limit: Count | None = Field(None, description="use only the first so many calibration samples")
     selection_limit: Count | None = Field(None, description="use only the first so many selection samples")
-    search: Annotated[dict[str, Any], BeforeValidator(check_search)] = Field(default_factory=dict, description="settings of the search that differ from their defaults, by name")
+    search: Annotated[dict[str, Any], BeforeValidator(check_search)] = Field(
+        default_factory=dict, description="settings of the search that differ from their defaults, by name"
+    )
 
 
 class ExportSection(Section):
     """How the bundle is written."""
 
-    copy_weights: bool = Field(False, strict=True, description="copy the weights into the bundle, so that it can be moved")
+    copy_weights: bool = Field(
+        False, strict=True, description="copy the weights into the bundle, so that it can be moved"
+    )
 
 
 class BuildSection(Section):
     """What the bundle is built for."""
 
     target: Literal["onnxruntime", "tensorrt", "tensorrt-llm"] = Field("onnxruntime", description="the runtime")
-    options: dict[str, Any] = Field(default_factory=dict, description="options of that runtime, by name (onnxruntime: device, threads)")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="options of that runtime, by name (onnxruntime: device, threads)"
+    )
 
 
 class VerifySection(Section):
     """How the built engine is judged."""
 
-    gates: Annotated[dict[str, Any], BeforeValidator(check_gates)] = Field(default_factory=dict, description="limits that differ from the default gates, by name; null switches one off")
-    metric: Annotated[str, BeforeValidator(check_metric)] = Field("exact_match", description="task score: exact_match, vqa_accuracy, anls, multiple_choice")
+    gates: Annotated[dict[str, Any], BeforeValidator(check_gates)] = Field(
+        default_factory=dict, description="limits that differ from the default gates, by name; null switches one off"
+    )
+    metric: Annotated[str, BeforeValidator(check_metric)] = Field(
+        "exact_match", description="task score: exact_match, vqa_accuracy, anls, multiple_choice"
+    )
     batch_size: Count = Field(8, description="prompts of one batch")
     max_new_tokens: Count = Field(16, description="longest greedy answer, in tokens")
     limit: Count | None = Field(None, description="use only the first so many evaluation samples")
     baseline: RecipePath | None = Field(None, description="an earlier verify.json that must not get worse")
-    controls: bool = Field(True, strict=True, description="also measure the controls random and uniform at the same budget")
+    controls: bool = Field(
+        True, strict=True, description="also measure the controls random and uniform at the same budget"
+    )
     seed: int = Field(0, strict=True, ge=0, description="seed of the bootstrap and of the control `random`")
 
 
@@ -80,7 +98,9 @@ class BenchSection(Section):
     """How times are measured."""
 
     enabled: bool = Field(True, strict=True, description="false leaves the stage out; the report says so")
-    unpruned: bool = Field(True, strict=True, description="also export and time the engine without dropping, to compare with")
+    unpruned: bool = Field(
+        True, strict=True, description="also export and time the engine without dropping, to compare with"
+    )
     compare_torch: bool = Field(True, strict=True, description="also time PyTorch, original and pruned")
     batch_size: Count = Field(1, description="prompts of one batch")
     max_new_tokens: Count = Field(16, description="tokens decoded after each prefill")
@@ -99,7 +119,9 @@ class Recipe(Section):
     """A whole recipe."""
 
     model: RecipePath = Field(description="folder of the Hugging Face checkpoint (config.json, safetensors, processor)")
-    device: Literal["cpu", "cuda"] = Field("cpu", description="where models run; `calibrate.search` and `build.options` may say otherwise")
+    device: Literal["cpu", "cuda"] = Field(
+        "cpu", description="where models run; `calibrate.search` and `build.options` may say otherwise"
+    )
     data: DataSection
     calibrate: CalibrateSection = CalibrateSection()
     export: ExportSection = ExportSection()
@@ -120,13 +142,17 @@ class Recipe(Section):
         return {**default, **self.build.options}
 
     @model_validator(mode="after")
-    def _separate_data(self) -> "Recipe":
+    def _sound_data(self) -> "Recipe":
         names: dict[Path, str] = {}
         for name in DataSection.model_fields:
-            path = Path(getattr(self.data, name)).resolve()
-            if path in names:
-                raise ValueError(f"data.{names[path]} and data.{name} are the same file; judging on data that chose the schedule proves nothing")
-            names[path] = name
+            path = getattr(self.data, name)
+            if path is None and self.calibrate.schedule is None:
+                raise ValueError(
+                    f"`data.{name}` is missing (a search needs it; or name a schedule in calibrate.schedule)"
+                )
+            if path is not None and names.setdefault(path.resolve(), name) != name:
+                other = names[path.resolve()]
+                raise ValueError(f"data.{other} and data.{name} are the same file; each split needs samples of its own")
         return self
 
 
@@ -155,7 +181,7 @@ def load_recipe(path: str | Path) -> Recipe:
 
 
 def parse_recipe(data: Any, *, folder: Path, source: str = "recipe") -> Recipe:
-    """Check a recipe given as plain data; paths are relative to `folder`. Raises InputError that names `source` and the key."""
+    """Check a recipe given as plain data; paths are relative to `folder`. Raises InputError with `source` and key."""
     from pydantic import ValidationError
 
     from vitcop.pipeline.recipe_errors import explain

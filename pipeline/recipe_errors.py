@@ -1,4 +1,4 @@
-"""One line for the first thing wrong in a recipe: the dotted key, what was found, what was expected, the nearest known key."""
+"""One line for the first thing wrong in a recipe: the dotted key, what was found and expected, the nearest key."""
 
 import difflib
 from typing import Any, get_args
@@ -48,7 +48,9 @@ def _explain_one(detail: Any, model: type[BaseModel]) -> str:
     key = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
         guess = nearest(key, all_keys(model))
-        return f"unknown key `{key}`" + (f"; did you mean `{guess}`?" if guess else f"; known here: {_siblings(key, model)}")
+        return f"unknown key `{key}`" + (
+            f"; did you mean `{guess}`?" if guess else f"; known here: {_siblings(key, model)}"
+        )
     if detail["type"] == "missing":
         return f"`{key}` is missing"
     message = detail["msg"].removeprefix("Value error, ")

@@ -18,7 +18,9 @@ def parse_budget(value: Any) -> float:
             raise ValueError
         budget = float(Fraction(value)) if isinstance(value, str) else float(value)
     except (TypeError, ValueError, ZeroDivisionError, OverflowError):
-        raise ValueError(f"expected a number above 0 and at most 1, or a fraction such as 1/3, found {value!r}") from None
+        raise ValueError(
+            f"expected a number above 0 and at most 1, or a fraction such as 1/3, found {value!r}"
+        ) from None
     if not 0 < budget <= 1:
         raise ValueError(f"expected a budget above 0 and at most 1, found {value!r}")
     return budget

@@ -47,7 +47,12 @@ class Record:
     def save(self, path: Path) -> None:
         """Write the record: the last thing that a stage does."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        data = {"schema_version": SCHEMA_VERSION, "key": self.key, "ingredients": self.ingredients, "outputs": self.outputs}
+        data = {
+            "schema_version": SCHEMA_VERSION,
+            "key": self.key,
+            "ingredients": self.ingredients,
+            "outputs": self.outputs,
+        }
         write_text(path, dump_json(data) + "\n")
 
     @classmethod
@@ -66,7 +71,7 @@ def why_stale(record: Record | None, ingredients: Ingredients, outputs: dict[str
     """Why a stage has to run, in a few words; None where its outputs still hold.
 
     Args:
-        outputs: digests of the outputs as they lie there now, None where one is missing (an optional one may have been from the start).
+        outputs: digests of the outputs as they lie there now, None where one is missing (as an optional one may be).
     """
     if record is None:
         return "not run yet"
@@ -79,7 +84,11 @@ def why_stale(record: Record | None, ingredients: Ingredients, outputs: dict[str
 
 
 def _difference(before: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) -> str:
-    for part, text in (("recipe", "recipe key {} changed{}"), ("inputs", "input {} changed"), ("versions", "version of {} changed{}")):
+    for part, text in (
+        ("recipe", "recipe key {} changed{}"),
+        ("inputs", "input {} changed"),
+        ("versions", "version of {} changed{}"),
+    ):
         old, new = before.get(part, {}), now[part]
         for name in sorted(old.keys() | new.keys()):
             if old.get(name) != new.get(name):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def search_settings(values: Mapping[str, Any] | None) -> "CalibrationSettings":
-    """Check names and types against the defaults. Raises InputError that names the setting, or the nearest known one."""
+    """Check names and types against the defaults. Raises InputError that names the setting and the nearest one."""
     from vitcop.calibrate.calibration import CalibrationSettings
 
     defaults = {item.name: item.default for item in dataclasses.fields(CalibrationSettings)}
@@ -21,7 +21,10 @@ def search_settings(values: Mapping[str, Any] | None) -> "CalibrationSettings":
     for name, value in (values or {}).items():
         if name not in defaults:
             near = difflib.get_close_matches(str(name), list(defaults), n=1)
-            raise InputError(f"unknown setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(defaults)}"))
+            raise InputError(
+                f"unknown setting {name!r}"
+                + (f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(defaults)}")
+            )
         taken[name] = _as_like(name, value, defaults[name])
     return CalibrationSettings(**taken)
 

@@ -13,7 +13,7 @@ from vitcop.pipeline.versions import versions_of
 
 @dataclass(frozen=True, kw_only=True)
 class StageRun:
-    """What a running stage gets. It writes each of its outputs to `target(name)`; the caller renames them when all are whole."""
+    """What a running stage gets. It writes outputs to `target(name)`; the caller renames them once all are whole."""
 
     recipe: Recipe
     checked: Checked
@@ -69,7 +69,7 @@ class Stage:
 
 
 def recipe_slice(recipe: Recipe, keys: tuple[str, ...]) -> dict[str, Any]:
-    """The values of a recipe under some keys, flat, by dotted key. Of a file only that one is named: its digest is an input."""
+    """The values of a recipe under some keys, flat, by dotted key. Files are inputs, told by digest."""
     data, flat = recipe.model_dump(), {}
     for key in keys:
         value = data
@@ -90,7 +90,9 @@ def _model(checked: Checked) -> dict[str, str]:
 
 
 def _calibrate_inputs(recipe: Recipe, checked: Checked) -> dict[str, str]:
-    found = {**_model(checked), "calibration samples": checked.digests["calibration"], "selection samples": checked.digests["selection"]}
+    found = _model(checked)
+    if recipe.calibrate.schedule is None:
+        return found | {f"{name} samples": checked.digests[name] for name in ("calibration", "selection")}
     return found | ({"schedule file": checked.schedule_digest} if checked.schedule_digest else {})
 
 
@@ -146,7 +148,9 @@ def _run_build(stage: StageRun) -> None:
     from vitcop.pipeline.steps.build import build, write_result
 
     section = stage.recipe.build
-    built = build(stage.out / "bundle", target=section.target, options=stage.recipe.target_options, console=stage.console)
+    built = build(
+        stage.out / "bundle", target=section.target, options=stage.recipe.target_options, console=stage.console
+    )
     write_result(built, stage.target("build.json"))
 
 

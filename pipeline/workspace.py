@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vitcop.pipeline.inspection import size_text
 from vitcop.pipeline.partial import discard_leftovers
 from vitcop.plugins.errors import InputError
 
@@ -37,7 +38,7 @@ class Workspace:
             place = place.parent
         free, needed = shutil.disk_usage(place).free, needed_bytes + _SPARE_BYTES
         if free < needed:
-            raise InputError(f"{self.out}: no disk space: about {_megabytes(needed)} needed, {_megabytes(free)} free")
+            raise InputError(f"{self.out}: no disk space: about {size_text(needed)} needed, {size_text(free)} free")
 
     @contextmanager
     def locked(self) -> Iterator[list[str]]:
@@ -52,8 +53,10 @@ class Workspace:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 lock.seek(0)
-                holder = lock.read().strip()
-                raise InputError(f"{self.out}: another vitcop run{f' (process {holder})' if holder else ''} is working in this folder") from None
+                holder = lock.read().strip() or "unknown"
+                raise InputError(
+                    f"{self.out}: another vitcop run (process {holder}) is working in this folder"
+                ) from None
             lock.seek(0)
             lock.truncate()
             lock.write(str(os.getpid()))
@@ -64,7 +67,3 @@ class Workspace:
         """Where stages write under temporary names."""
         engines = sorted(path for path in (self.out / "bundle" / "engines").glob("*") if path.is_dir())
         return [self.out, self.private, self.private / "stages", *engines]
-
-
-def _megabytes(num_bytes: int) -> str:
-    return f"{num_bytes / 1e6:,.0f} MB"

@@ -1,8 +1,11 @@
 """Token-dropping operations: for each its definition, torch reference, torch.library op and ONNX function.
 
-Shape letters used in every package: B batch, S sequence, V visual tokens present, K kept visual tokens, R visual tokens after
-a merge, C clusters, H hidden, D head dim, Nh query heads, Nkv key-value heads, N vision patches, L decoder layers.
+Shape letters used in every package: B batch, S sequence, V visual tokens present, K kept visual tokens, R visual
+tokens after a merge, C clusters, H hidden, D head dim, Nh query heads, Nkv key-value heads, N vision patches, L
+decoder layers.
 """
 
 if __name__ != "vitcop.plugins":
-    raise ImportError(f"import this package as 'vitcop.plugins', not as {__name__!r}: install the project (pip install -e .)")
+    raise ImportError(
+        f"import this package as 'vitcop.plugins', not as {__name__!r}: install the project (pip install -e .)"
+    )

@@ -1,6 +1,7 @@
 """The errors that mean something to the person at the keyboard, and the exit status of each.
 
-They live on the ground floor because every package raises them. Anything else that escapes is our own bug (exit status 1).
+They live on the ground floor because every package raises them. Anything else that escapes is our own bug (exit
+status 1).
 """
 
 

@@ -38,4 +38,6 @@ class OpSpec:
     optional_inputs: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        assert all(kind in (int, float) for _, kind in self.attributes), "attributes are int or float: TensorRT and ONNX read both"
+        assert all(kind in (int, float) for _, kind in self.attributes), (
+            "attributes are int or float: TensorRT and ONNX read both"
+        )

@@ -1,16 +1,18 @@
-"""Tiny models with random weights, saved as Hugging Face folders: weights, processor and chat template, as a user would have them."""
+"""Tiny models with random weights, saved as Hugging Face folders: weights, processor and chat template, as a user would
+have them."""
 
 from pathlib import Path
 
 WORDS = (
-    "what is this the a of in color shape how many are there red green blue yellow circle square triangle left right above below "
-    "yes no one two three four five large small background number where count digit on"
+    "what is this the a of in color shape how many are there red green blue yellow circle square triangle left right "
+    "above below yes no one two three four five large small background number where count digit on"
 )
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'].upper() + ': ' }}"
     "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '<image>\\n' }}{% endif %}{% endfor %}"
-    "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] + ' ' }}{% endif %}{% endfor %}{% endfor %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] + ' ' }}{% endif %}{% endfor %}"
+    "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
 
@@ -37,7 +39,8 @@ def build_tiny_llava(
 
     Args:
         image, patch: side of the image and of a patch in pixels: (image/patch)² visual tokens.
-        weight_scale: factor on transformers' initial matrices (std 0.02), which are so small that every answer would look alike.
+        weight_scale: factor on transformers' initial matrices (std 0.02), which are so small that every answer would
+            look alike.
     """
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers

@@ -16,8 +16,7 @@ class Family(Protocol):
     name: str
     architectures: tuple[str, ...]
 
-    # -- from the config alone
-    # -------------------------------------------------------------------------------------------
+    # -- from the config alone ----------------------------------------------------------------------------------------
 
     def num_layers(self, config: Any) -> int:
         """L, the decoder layers of the language model."""
@@ -35,8 +34,7 @@ class Family(Protocol):
         """Index of the encoder layer whose output the projector reads."""
         ...
 
-    # -- modules
-    # ---------------------------------------------------------------------------------------------------------
+    # -- modules ------------------------------------------------------------------------------------------------------
 
     def vision_attention(self, model: "nn.Module") -> "nn.Module":
         """The self-attention module of the encoder layer whose output the projector reads (with `q_proj` and
@@ -59,8 +57,7 @@ class Family(Protocol):
         """[B,3,h,w] -> [B,N,H], all of them, by the model's own code."""
         ...
 
-    # -- the host side
-    # ---------------------------------------------------------------------------------------------------
+    # -- the host side ------------------------------------------------------------------------------------------------
 
     def prompt_text(self, processor: Any, conversation: list[dict[str, Any]]) -> str:
         """A conversation (roles and contents, images as `{"type": "image"}`) as the model's own prompt text."""

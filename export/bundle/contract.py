@@ -1,7 +1,7 @@
 """The graph contract: names, types and shapes of every graph's inputs and outputs, as they follow from a schedule.
 
-Axis names: B batch, S sequence after the vision stage, V visual tokens after the vision stage, K kept visual tokens, S_g and P_g
-present and past KV length of layer group g. An axis written as a number is fixed.
+Axis names: B batch, S sequence after the vision stage, V visual tokens after the vision stage, K kept visual tokens,
+S_g and P_g present and past KV length of layer group g. An axis written as a number is fixed.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ GRAPHS = ("vision", "prefill", "decode")
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output: `kind` is "int64" or "float" (the bundle's float type, or float32), `axes` are names for people."""
+    """One input or output: `kind` is "int64" or "float" (of any float type), `axes` are names for people."""
 
     name: str
     kind: str
@@ -29,7 +29,7 @@ class GraphSpec:
 
 
 def needs_saliency(schedule: Schedule) -> bool:
-    """True where a drop ranks by the vision stage's score, so that it travels from the vision graph to the prefill graph."""
+    """True where a drop ranks by the vision stage's score, so that it travels from vision to prefill graph."""
     return any(drop.score == "vision_saliency" for drop in schedule.drops)
 
 

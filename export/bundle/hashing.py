@@ -8,7 +8,7 @@ from typing import Any
 from vitcop.plugins.errors import InputError
 
 ALLOWED_SUFFIXES = (".onnx", ".safetensors", ".json", ".jinja", ".txt", ".model")
-"""Graphs, weights, settings, chat templates, vocabularies and merges, sentencepiece models. Nothing here can be unpickled or imported."""
+"""Graphs, weights, settings, chat templates, vocabularies, sentencepiece models: nothing to unpickle or import."""
 
 _CHUNK = 1 << 22
 

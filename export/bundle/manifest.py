@@ -1,4 +1,4 @@
-"""manifest.json: what a bundle is, which files it holds and what they must hash to. Read strictly, written reproducibly."""
+"""manifest.json: what a bundle is, and its files with their hashes. Read strictly, written reproducibly."""
 
 import dataclasses
 import json
@@ -107,7 +107,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def _read(kind: Any, value: Any, where: str) -> Any:
-    """A value of the annotated type from plain JSON; unknown keys, missing keys and wrong types are errors that say where."""
+    """A value of the annotated type from plain JSON; errors say where a key is unknown, missing or of wrong type."""
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             raise InputError(f"{where}: expected an object, found {type(value).__name__}")
@@ -148,7 +148,8 @@ def _check(manifest: Manifest, source: str) -> None:
             raise InputError(f"{source}: {where}: {record.name!r} has an impossible size or sha256")
         if (where == "weights.files") != record.name.endswith(".safetensors"):
             raise InputError(
-                f"{source}: {where}: {record.name!r} does not belong there (weights are .safetensors files, and only they)"
+                f"{source}: {where}: {record.name!r} does not belong there (weights are .safetensors files, and "
+                "only they)"
             )
     listed = {record.name for record in manifest.files}
     for name in REQUIRED_FILES:

@@ -36,8 +36,8 @@ def is_processor_file(name: str) -> bool:
 def copy_processor_files(model_dir: Path, staging: Path) -> tuple[str, ...]:
     """Copy the processor's files from a model folder into a staging folder; returns their names, sorted.
 
-    A link of the Hugging Face cache (`snapshots/<revision>/x` to `blobs/…` of the same repository) is followed; any other link
-    that leaves the folder is refused. Raises InputError for such a link and where there is no config.json.
+    A link of the Hugging Face cache (`snapshots/<revision>/x` to `blobs/…` of the same repository) is followed; any
+    other link that leaves the folder is refused. Raises InputError for such a link and where there is no config.json.
     """
     model_dir, names = Path(model_dir), []
     home = model_dir.resolve()

@@ -37,9 +37,9 @@ class Bundle:
         """Read and check a bundle.
 
         Args:
-            check_weights: "size" (the default: each shard exists, has the recorded size and a sound safetensors header; takes
-                no time on big models), "sha256" (hash them too), "none" (only the folder is looked for; for reading the
-                schedule or a report on another machine).
+            check_weights: "size" (the default: each shard exists, has the recorded size and a sound safetensors
+                header; takes no time on big models), "sha256" (hash them too), "none" (only the folder is looked for;
+                for reading the schedule or a report on another machine).
 
         All other files are always hashed. Raises InputError that names the file and the way out.
         """
@@ -62,7 +62,8 @@ class Bundle:
             )
         if schedule.num_layers != manifest.architecture.num_layers:
             raise InputError(
-                f"{path}: the schedule is for {schedule.num_layers} layers, the model has {manifest.architecture.num_layers}; {_EXPORT_AGAIN}"
+                f"{path}: the schedule is for {schedule.num_layers} layers, the model has "
+                f"{manifest.architecture.num_layers}; {_EXPORT_AGAIN}"
             )
         bundle = cls(path=path, manifest=manifest, schedule=schedule)
         if check_weights != "none":
@@ -94,7 +95,7 @@ class Bundle:
         return next(record.sha256 for record in self.manifest.files if record.name == self.graph(part).name)
 
     def check_weights(self, how: CheckWeights = "sha256") -> None:
-        """Check the weight shards by size and header, or by hash too. Raises InputError that names the shard and the way out."""
+        """Check the weight shards by size and header, or by hash too. Raises InputError that names the shard."""
         referenced = self.manifest.weights.mode == "referenced"
         for record in self.manifest.weights.files:
             path = self.weights_folder / record.name

@@ -4,8 +4,8 @@
         ... put vision.onnx, prefill.onnx, decode.onnx and the processor's files into staging ...
         write_bundle(staging, out, schedule=..., architecture=..., ...)
 
-A kill at any moment leaves either the old bundle, or the new one, or (between two renames) the old one under the hidden name
-`.<name>.replaced`, which the next write puts back first.
+A kill at any moment leaves either the old bundle, or the new one, or (between two renames) the old one under the
+hidden name `.<name>.replaced`, which the next write puts back first.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from vitcop.export.bundle.versions import installed_versions
 from vitcop.plugins.errors import InputError, MissingError
 
 OTHER_PRODUCTS = ("engines", "verify.json", "bench.json", "cost.json", "report.html")
-"""What vitcop itself may have put into a bundle after it was written; replacing the bundle removes them, since they no longer hold."""
+"""What vitcop itself may have put into a bundle later; replacing the bundle removes it, since it no longer holds."""
 
 _DISK_MARGIN = 1 << 26
 
@@ -45,13 +45,17 @@ def check_destination(out: Path) -> None:
     foreign = sorted(found - known)
     if foreign:
         raise InputError(
-            f"{out}: holds {foreign[0]!r}, which is not part of the bundle there; move it away or choose another output folder"
+            f"{out}: holds {foreign[0]!r}, which is not part of the bundle there; move it away or choose another "
+            "output folder"
         )
 
 
 @contextlib.contextmanager
 def writing_bundle(out: Path) -> Iterator[Path]:
-    """A staging folder on the same disk as `out`; gone afterwards unless `write_bundle` has renamed it. Raises InputError as `check_destination`."""
+    """A staging folder beside `out`, gone afterwards unless `write_bundle` has renamed it.
+
+    Raises InputError as `check_destination` does.
+    """
     out = Path(os.path.abspath(out))
     _put_back(out)
     check_destination(out)
@@ -142,7 +146,8 @@ def _copy_shards(folder: Path, shards: Sequence[str], staging: Path) -> Weights:
     needed, free = sum(path.stat().st_size for path in paths) + _DISK_MARGIN, shutil.disk_usage(staging).free
     if free < needed:
         raise MissingError(
-            f"copying the weights needs {needed / 1e9:.1f} GB of free disk, {free / 1e9:.1f} GB are free; free some or leave --copy-weights out"
+            f"copying the weights needs {needed / 1e9:.1f} GB of free disk, {free / 1e9:.1f} GB are free; free "
+            "some or leave --copy-weights out"
         )
     for path in paths:
         shutil.copyfile(path, staging / path.name)
@@ -168,7 +173,7 @@ def _aside(out: Path) -> Path:
 
 
 def _put_back(out: Path) -> None:
-    """Undo a replacement that was interrupted between its two renames; drop what one interrupted after them left behind."""
+    """Undo a replacement interrupted between its two renames; drop what one interrupted after them left."""
     aside = _aside(out)
     if aside.is_dir() and not out.exists():
         os.rename(aside, out)
@@ -176,7 +181,7 @@ def _put_back(out: Path) -> None:
 
 
 def _names_of_bundle(folder: Path) -> set[str] | None:
-    """Names that belong to the bundle in `folder`, or None where its manifest is not one of ours (of any schema version)."""
+    """Names that belong to the bundle in `folder`; None where its manifest is not ours (of any version)."""
     try:
         data = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
         weights = data["weights"]["files"] if data["weights"]["mode"] == "copied" else []

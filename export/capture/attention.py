@@ -1,8 +1,8 @@
 """Attention as one op of the captured graph.
 
-transformers' SDPA path expands grouped KV heads when it is given a mask, and torch.export then decomposes it. An attention
-function of our own, registered with transformers, calls ONNX's Attention (opset 23) instead: one node a layer, grouped heads
-kept as they are, and a handle by which the rewrite finds each layer's query, key and scale.
+transformers' SDPA path expands grouped KV heads when it is given a mask, and torch.export then decomposes it. An
+attention function of our own, registered with transformers, calls ONNX's Attention (opset 23) instead: one node a
+layer, grouped heads kept as they are, and a handle by which the rewrite finds each layer's query, key and scale.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,13 @@ ATTENTION = torch.ops.onnx.Attention.opset23
 
 
 def _onnx_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float, **_: object
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    **_: object,
 ) -> tuple[Tensor, None]:
     """query [B,Nh,S,D], key and value [B,Nkv,S,D], boolean mask [B,1,S,S] -> ([B,S,Nh,D], no attention map)."""
     output = torch.onnx.ops.attention(query, key, value, attention_mask, scale=float(scaling))[0]
@@ -30,7 +36,11 @@ def _onnx_attention(
 def onnx_attention(model: PreTrainedModel) -> Iterator[None]:
     """Let every attention layer of `model` use ONNX's Attention inside the block."""
     AttentionInterface.register(_NAME, _onnx_attention)
-    before = {id(module): module.config._attn_implementation for module in model.modules() if isinstance(module, PreTrainedModel)}
+    before = {
+        id(module): module.config._attn_implementation
+        for module in model.modules()
+        if isinstance(module, PreTrainedModel)
+    }
     model.set_attn_implementation(_NAME)
     try:
         yield

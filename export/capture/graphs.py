@@ -66,22 +66,30 @@ class _Vision(_Graph):
 
 class _Prefill(_Graph):
     def run(
-        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, visual_features: Tensor, visual_index: Tensor
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        visual_features: Tensor,
+        visual_index: Tensor,
     ) -> dict[str, Tensor]:
         embedded = self.family.language_model(self.model).embed_tokens(input_ids)
         index = visual_index.unsqueeze(2).expand(-1, -1, embedded.shape[2])
         hidden = embedded.scatter(1, index, visual_features.to(embedded.dtype))
-        # The mask comes from the padding mask and the order of the sequence alone, so the rewrite can rebuild it from what is
-        # kept. The diagonal is always allowed: a padded query that may look nowhere would turn into NaN.
+        # The mask comes from the padding mask and the order of the sequence alone, so the rewrite can rebuild it from
+        # what is kept. The diagonal is always allowed: a padded query that may look nowhere would turn into NaN.
         order = torch.arange(attention_mask.shape[1], device=attention_mask.device)
         causal = order.unsqueeze(0) <= order.unsqueeze(1)
         diagonal = order.unsqueeze(0) == order.unsqueeze(1)
         real = attention_mask.to(torch.bool).unsqueeze(1).unsqueeze(1)
-        return self.decoder(hidden, causal & real | diagonal, position_ids, _KeyValues())
+        mask = torch.logical_or(torch.logical_and(causal, real), diagonal)
+        return self.decoder(hidden, mask, position_ids, _KeyValues())
 
 
 class _Decode(_Graph):
-    def run(self, input_ids: Tensor, position_ids: Tensor, attention_mask_0: Tensor, **past: Tensor) -> dict[str, Tensor]:
+    def run(
+        self, input_ids: Tensor, position_ids: Tensor, attention_mask_0: Tensor, **past: Tensor
+    ) -> dict[str, Tensor]:
         pairs = [(past[f"past_key_{i}"], past[f"past_value_{i}"]) for i in range(len(past) // 2)]
         hidden = self.family.language_model(self.model).embed_tokens(input_ids)
         mask = attention_mask_0.to(torch.bool).unsqueeze(1).unsqueeze(1)
@@ -120,7 +128,10 @@ def capture_prefill(model: nn.Module, family: Family, *, num_visual: int, min_vi
 def capture_decode(model: nn.Module, family: Family) -> TokenGraph:
     """One token through the language model, with one KV length for all layers (`attention_mask_0 [B,P+1]`)."""
     text = model.config.get_text_config()
-    heads, head_dim = text.num_key_value_heads, getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    heads, head_dim = (
+        text.num_key_value_heads,
+        getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+    )
     token = torch.zeros(_EXAMPLE_BATCH, 1, dtype=torch.int64)
     mask = torch.ones(_EXAMPLE_BATCH, _EXAMPLE_PAST + 1, dtype=torch.int64)
     inputs = {
@@ -139,7 +150,8 @@ def _capture(
     graph: type[_Graph], model: nn.Module, family: Family, inputs: dict[str, GraphInput], minimum: dict[str, int]
 ) -> TokenGraph:
     with onnx_attention(model), torch.no_grad():
-        # The empty table decomposes nothing further, but makes the trace functional: no views, detaches or grad switches.
+        # The empty table decomposes nothing further, but makes the trace functional: no views, detaches or grad
+        # switches.
         program = trace(graph(model, family, tuple(inputs)), inputs, minimum).run_decompositions({})
     captured = TokenGraph(program=program, module=flat_module(program), inputs=inputs, outputs=[], minimum=minimum)
     captured.outputs = [_key(path) for path, _ in pytree.tree_flatten_with_path(_output_tree(program))[0]]

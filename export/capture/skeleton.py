@@ -36,7 +36,7 @@ class Skeleton:
 
 
 def load_skeleton(checkpoint: Checkpoint) -> Skeleton:
-    """Build the model of a checkpoint on fake tensors. Raises InputError where config and weights do not fit each other."""
+    """The model of a checkpoint on fake tensors. Raises InputError where config and weights do not fit each other."""
     with quiet_transformers():
         config = AutoConfig.from_pretrained(checkpoint.path, local_files_only=True, trust_remote_code=False)
         family = family_of(config)
@@ -59,7 +59,9 @@ def load_skeleton(checkpoint: Checkpoint) -> Skeleton:
 def _dtype(checkpoint: Checkpoint) -> torch.dtype:
     found = sorted({location.dtype for location in checkpoint.tensors().values()})
     if len(found) != 1 or found[0] not in _DTYPES:
-        raise InputError(f"{checkpoint.path}: weights of dtype {', '.join(found)}; expected one of {', '.join(_DTYPES)} throughout")
+        raise InputError(
+            f"{checkpoint.path}: weights of dtype {', '.join(found)}; expected one of {', '.join(_DTYPES)} throughout"
+        )
     return _DTYPES[found[0]]
 
 
@@ -69,11 +71,13 @@ def _unsaved_buffers(model: nn.Module) -> list[str]:
 
 
 def _rebuild(model: nn.Module, name: str) -> Tensor:
-    """A buffer that is computed on construction has no value on fake tensors: construct its module once more, for real."""
+    """A buffer computed on construction has no value on fake tensors: construct its module once more, for real."""
     owner_path, _, buffer = name.rpartition(".")
     owner = model.get_submodule(owner_path)
     if not hasattr(owner, "config"):
-        raise InputError(f"buffer {name} is in no checkpoint and {type(owner).__name__} cannot be rebuilt from a config")
+        raise InputError(
+            f"buffer {name} is in no checkpoint and {type(owner).__name__} cannot be rebuilt from a config"
+        )
     return getattr(type(owner)(owner.config), buffer).detach().clone()
 
 
@@ -87,7 +91,9 @@ def _locate(model: PreTrainedModel, checkpoint: Checkpoint) -> dict[str, TensorL
     for key, location in checkpoint.tensors().items():
         name, converted = rename_source_key(key, renamings, converters, model.base_model_prefix, state)
         if converted is not None and name in state:
-            raise InputError(f"{checkpoint.path}: tensor {key} is rearranged on loading; convert the checkpoint with save_pretrained first")
+            raise InputError(
+                f"{checkpoint.path}: tensor {key} is rearranged on loading; convert the checkpoint with save_pretrained"
+            )
         found[name] = location
     for group in _tied(model):
         located = next((found[name] for name in group if name in found), None)
@@ -98,7 +104,8 @@ def _locate(model: PreTrainedModel, checkpoint: Checkpoint) -> dict[str, TensorL
             raise InputError(f"{checkpoint.path}: tensor {name} of the model is not in the checkpoint")
         if tuple(tensor.shape) != found[name].shape:
             raise InputError(
-                f"{checkpoint.path}: {name} has shape {list(found[name].shape)} in the checkpoint, config.json asks for {list(tensor.shape)}"
+                f"{checkpoint.path}: {name} has shape {list(found[name].shape)} in the checkpoint, "
+                f"config.json asks for {list(tensor.shape)}"
             )
     return {name: found[name] for name in state}
 

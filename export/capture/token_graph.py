@@ -1,4 +1,4 @@
-"""The form in which graphs travel from capture through the rewrite to lowering: flat inputs and outputs, both with names."""
+"""The form in which graphs travel from capture to lowering: flat inputs and outputs, both with names."""
 
 from dataclasses import dataclass, field
 
@@ -48,8 +48,12 @@ def trace(module: nn.Module, inputs: dict[str, GraphInput], minimum: dict[str, i
     dims = {axis: Dim(axis, min=minimum.get(axis, 1)) for spec in inputs.values() for axis in spec.axes.values()}
     shapes = tuple({axis: dims[name] for axis, name in spec.axes.items()} for spec in inputs.values())
     examples = tuple(spec.example for spec in inputs.values())
-    assert len({id(example) for example in examples}) == len(examples), "torch.export takes one example tensor for one input"
-    variadic = not isinstance(module, fx.GraphModule)  # the capture wrappers take *inputs, which torch.export sees as one tuple
+    assert len({id(example) for example in examples}) == len(examples), (
+        "torch.export takes one example tensor for one input"
+    )
+    variadic = not isinstance(
+        module, fx.GraphModule
+    )  # the capture wrappers take *inputs, which torch.export sees as one tuple
     with torch.no_grad():
         return torch.export.export(module, examples, dynamic_shapes=(shapes,) if variadic else shapes, strict=False)
 
@@ -57,7 +61,8 @@ def trace(module: nn.Module, inputs: dict[str, GraphInput], minimum: dict[str, i
 def flat_module(program: ExportedProgram) -> fx.GraphModule:
     """The program as a GraphModule with one flat placeholder an input and a flat tuple as its result."""
     unlifted = program.module(check_guards=False)
-    # A module of our own: the unlifted one checks its inputs against the traced signature, which passes are about to change.
+    # A module of our own: the unlifted one checks its inputs against the traced signature, which passes are about to
+    # change.
     module = fx.GraphModule(unlifted, unlifted.graph)
     module.graph.set_codegen(fx.graph.CodeGen())
     for node in list(module.graph.nodes):

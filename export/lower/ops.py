@@ -1,4 +1,4 @@
-"""How vitcop's operators become ONNX nodes: one node of domain `vitcop` each, opaque, with a function body in the same file."""
+"""How vitcop's operators become ONNX nodes: one opaque node of domain `vitcop` each, with its body in the same file."""
 
 from collections.abc import Callable
 from typing import Any

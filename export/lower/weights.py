@@ -14,7 +14,9 @@ _PREFIX = "model."
 _DTYPES = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataType.BFLOAT16}
 
 
-def attach_weights(model: ir.Model, weights: Mapping[str, TensorLocation], buffers: Mapping[str, Tensor], folder: Path) -> set[str]:
+def attach_weights(
+    model: ir.Model, weights: Mapping[str, TensorLocation], buffers: Mapping[str, Tensor], folder: Path
+) -> set[str]:
     """Give every initializer its value: external for weights, inline for buffers and the rewrite's own small constants.
 
     Args:

@@ -1,4 +1,4 @@
-"""Measuring: does the engine still answer like PyTorch (`verify`), and how fast is it (`bench`). Importing this loads no torch."""
+"""Measuring: does the engine answer like PyTorch (`verify`), how fast is it (`bench`). Importing loads no torch."""
 
 from vitcop.export.measure.gates import GateResult, Gates
 from vitcop.export.measure.latency import Bench, bench

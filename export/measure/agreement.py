@@ -1,4 +1,4 @@
-"""How far two runners agree: logits, top-1 tokens, greedy answers, kept tokens. NumPy on logits fp32 [T,vocab] and index lists."""
+"""How far two runners agree: logits fp32 [T,vocab], top-1 tokens, greedy answers, kept tokens."""
 
 from collections.abc import Sequence
 

@@ -9,8 +9,8 @@ from vitcop.export.measure.statistics import paired_bootstrap
 from vitcop.plugins.errors import InputError
 
 LOGIT_LIMITS = {"float32": 1e-4, "float16": 5e-2, "bfloat16": 5e-1}
-"""Default limit on the absolute logit deviation by the float type of the graphs. Only the fp32 one is a promise of exactness: in the
-shorter types PyTorch and the engine round differently at every step."""
+"""Default limit on the absolute logit deviation by the float type of the graphs. Only the fp32 one is a promise of
+exactness: in the shorter types PyTorch and the engine round differently at every step."""
 
 MIN_SUBSET = 20
 """Subsets with fewer samples are shown but not held against the baseline: their intervals mean little."""
@@ -26,9 +26,9 @@ class Gates:
         kept_differing: samples in which the engine may keep other tokens than PyTorch, near-ties apart.
         answers_differing: samples in which greedy answers of engine and pruned PyTorch may differ, near-ties apart.
         near_tie_share: greatest share of samples that may be near-ties.
-        score_loss: greatest loss of task score by the schedule (original − pruned, absolute). Held against the lower end
-            of the paired 95 % interval: the gate fails where the loss is surely above the limit, so that a small sample
-            alone fails nothing.
+        score_loss: greatest loss of task score by the schedule (original − pruned, absolute). Held against the lower
+            end of the paired 95 % interval: the gate fails where the loss is surely above the limit, so that a small
+            sample alone fails nothing.
     """
 
     logit_deviation: float | str | None = "auto"
@@ -88,10 +88,10 @@ def baseline_gates(
     settings: Mapping[str, Any],
     seed: int,
 ) -> list[GateResult]:
-    """Regression gates: nothing about the engine may be worse than in an earlier verify.json beyond the paired interval.
+    """Regression gates: nothing may be worse than in an earlier verify.json beyond the paired interval.
 
-    Held are the engine's task score, over all samples and in each subset of at least `MIN_SUBSET`, and the share of its answers
-    that equal the original's. Raises InputError where the baseline is of other samples or settings.
+    Held are the engine's task score, over all samples and in each subset of at least `MIN_SUBSET`, and the share of
+    its answers that equal the original's. Raises InputError where the baseline is of other samples or settings.
     """
     try:
         found = baseline["samples"]["digest"]

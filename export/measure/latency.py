@@ -1,7 +1,7 @@
 """`bench`: how long each part takes, with and without dropping, in one run on one machine.
 
-Rungs take turns within every repeat, so that a machine that slows down slows all of them; ratios are medians of the ratios within a
-repeat, never of numbers from different runs.
+Rungs take turns within every repeat, so that a machine that slows down slows all of them; ratios are medians of the
+ratios within a repeat, never of numbers from different runs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,7 +45,8 @@ class Bench:
     Args:
         bundle: which bundle, target and budget.
         batch: rows, prompt tokens, visual tokens, new tokens.
-        rungs: for each rung its seconds by part, KV bytes and lengths after the prefill, and peak memory of the process after it first ran.
+        rungs: for each rung its seconds by part, KV bytes and lengths after the prefill, and peak memory of the
+            process after it first ran.
         ratios: for each other rung and part, its time divided by the engine's (above 1: the engine is faster).
         machine: what it ran on.
         settings: warmup, repeats and options.
@@ -174,7 +175,8 @@ def bench(
             "options": dict(options or {}),
         },
         notes=(
-            "selector is the share of vision and prefill that the runtime's own profile gives to vitcop operations; those two include it",
+            "selector is the share of vision and prefill that the runtime's own profile gives to vitcop "
+            "operations; those two include it",
             "torch_original runs its vision tower inside its forward: its vision time is part of its prefill",
             "process_peak_bytes is of the whole process, all rungs loaded so far included",
         ),

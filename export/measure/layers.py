@@ -12,7 +12,7 @@ KeysValues = Sequence[tuple[np.ndarray, np.ndarray]]
 
 
 def torch_kv(state: Any) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Keys and values of each layer in the decode state of a PyTorch runner (original or scheduled), fp32 [B,Nkv,P,D]."""
+    """Keys and values of each layer in the decode state of a PyTorch runner, fp32 [B,Nkv,P,D]."""
     return [
         tuple(tensor.detach().float().cpu().numpy() for tensor in (layer.keys, layer.values))
         for layer in state.cache.layers

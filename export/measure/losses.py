@@ -23,7 +23,7 @@ class LogitLoss:
     worst: float = 0.0
 
     def add(self, reference: np.ndarray, other: np.ndarray, prefix: int, length: int) -> None:
-        """One sample: logits [T,vocab] of both over the same T steps, common greedy prefix, length of the reference's answer."""
+        """One sample: logits [T,vocab] of both, their answers' common prefix, length of the reference's answer."""
         self.kl += logit_kl(reference, other).tolist()
         self.top1 += top1_agreement(reference, other).tolist()
         self.prefixes.append(prefix)
@@ -45,7 +45,7 @@ class LogitLoss:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportRow:
-    """What one sample showed about the export: verdict of each stage, near-tie or not, same answer or not, common prefix."""
+    """What one sample showed about the export: verdict of each stage, and whether and where the answers part."""
 
     stages: tuple[str, ...]
     near_tie: bool

@@ -1,7 +1,7 @@
-"""Near-ties: a kept token may differ between PyTorch and an engine only where PyTorch's own scores cannot tell the two apart.
+"""Near-ties: kept tokens may differ between PyTorch and an engine only where PyTorch's own scores are as good as equal.
 
-Sums in another order differ in the last bits, so two tokens whose scores lie within 16 ulp of fp32 may swap places. Any larger
-gap is an error of the engine.
+Sums in another order differ in the last bits, so two tokens whose scores lie within 16 ulp of fp32 may swap places.
+Any larger gap is an error of the engine.
 """
 
 from typing import Literal
@@ -25,7 +25,7 @@ def is_near_tie(scores_a: np.ndarray, scores_b: np.ndarray) -> bool:
 
 
 def compare_traces(reference: DropTrace, other: DropTrace, row: int) -> Verdict:
-    """One stage of one sample: did both keep (and, for a merge, combine) the same tokens? `reference` tells the scores."""
+    """One stage of one sample: did both keep (or merge) the same tokens? `reference` tells the scores."""
     if reference.assignment is not None and other.assignment is not None:
         ours, theirs = reference.assignment[row], other.assignment[row]
         if ours.shape == theirs.shape and np.allclose(ours, theirs, atol=1e-5):

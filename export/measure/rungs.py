@@ -1,4 +1,4 @@
-"""The rungs of a verification: PyTorch original, PyTorch under the schedule, the engine, and the controls at the same budget."""
+"""The rungs of a verification: PyTorch original, PyTorch under the schedule, the engine, controls at equal budget."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -41,8 +41,9 @@ def open_rungs(
 ) -> Rungs:
     """Load PyTorch model and engine.
 
-    PyTorch reads the checkpoint, never the bundle's copy of the weights: the engine must be held against weights that it did not
-    read itself wherever the two may differ. Raises InputError where the checkpoint is not the bundle's model.
+    PyTorch reads the checkpoint, never the bundle's copy of the weights: the engine must be held against weights that
+    it did not read itself wherever the two may differ. Raises InputError where the checkpoint is not the bundle's
+    model.
     """
     # The engine first: it fails fast, and it loads no torch.
     engine = open_target(target).runner(bundle, options)

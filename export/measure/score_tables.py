@@ -10,7 +10,7 @@ from vitcop.export.measure.statistics import paired_bootstrap, standard_error
 DIFFERENCES = {"schedule_loss": (ORIGINAL, PRUNED), "export_loss": (PRUNED, ENGINE)} | {
     f"gain_over_{name}": (PRUNED, name) for name in CONTROLS
 }
-"""Differences of scores, first minus second: a loss is positive where something was lost, a gain where the schedule beats a control."""
+"""Differences of scores, first minus second: losses are positive where something was lost."""
 
 
 def score_tables(rows: Sequence[Mapping[str, Any]], groups: Sequence[Hashable], *, seed: int) -> dict[str, Any]:

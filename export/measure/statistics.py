@@ -1,4 +1,7 @@
-"""Means, standard errors and paired bootstrap intervals. Samples about one image are not independent: whole images are resampled."""
+"""Means, standard errors and paired bootstrap intervals.
+
+Samples about one image are not independent, so whole images are resampled.
+"""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -23,8 +26,8 @@ class Interval:
 def standard_error(values: Sequence[float] | np.ndarray, groups: Sequence[Hashable] | None = None) -> float:
     """Standard error of the mean; with `groups` (the image of each sample) the one that is robust to clusters.
 
-    Without groups: s/√n. With them: √(g/(g−1)·Σ_groups (Σ residuals)²)/n, which is the same where every group has one sample. 0 for
-    fewer than two samples or groups.
+    Without groups: s/√n. With them: √(g/(g−1)·Σ_groups (Σ residuals)²)/n, which is the same where every group has one
+    sample. 0 for fewer than two samples or groups.
     """
     values = np.asarray(values, dtype=np.float64)
     sums, _ = _by_group(values - values.mean() if len(values) else values, groups)

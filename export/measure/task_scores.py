@@ -21,7 +21,7 @@ _ANLS_THRESHOLD = 0.5
 
 
 def normalised(text: str) -> str:
-    """Lower case, number words as digits, no articles, no punctuation except inside numbers ("3.5", "1,000" -> "1000", "10:30")."""
+    """Lower case, number words as digits, no articles, no punctuation but inside numbers ("3.5", "10:30")."""
     text = text.lower().strip().translate(_PUNCTUATION)
     text = re.sub(r"(?<=\d),(?=\d)", "", text)
     text = re.sub(r"(?<!\d)[.:,]|[.:,](?!\d)", " ", text)
@@ -47,7 +47,7 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
 
 
 def anls(prediction: str, answers: Sequence[str]) -> float:
-    """Average normalised Levenshtein similarity (Biten et al., 2019) for text reading: the best answer's, 0 below one half.
+    """Average normalised Levenshtein similarity (Biten et al., 2019) for text reading: the best answer's, 0 below 0.5.
 
     Case and outer or repeated spaces do not count; everything else does.
     """
@@ -61,7 +61,7 @@ def anls(prediction: str, answers: Sequence[str]) -> float:
 
 
 def multiple_choice(prediction: str, answers: Sequence[str]) -> float:
-    """1 where the chosen letter is an accepted one. "B", "(B)", "B. red", "Answer: B" and "The answer is B" choose B."""
+    """1 where the chosen letter is an accepted one: "B", "(B)", "B. red" and "The answer is B" all choose B."""
     letter = chosen_letter(prediction)
     return float(letter is not None and letter in {chosen_letter(answer) for answer in answers})
 

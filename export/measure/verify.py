@@ -1,7 +1,7 @@
 """`verify`: run the same samples through original, pruned PyTorch and engine, and hold them against each other.
 
-Two losses are told apart: schedule loss (original against pruned PyTorch, the price of the method) and export loss (pruned PyTorch
-against the engine, our own error). The controls run at the same budget in PyTorch.
+Two losses are told apart: schedule loss (original against pruned PyTorch, the price of the method) and export loss
+(pruned PyTorch against the engine, our own error). The controls run at the same budget in PyTorch.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,8 @@
-"""The boundary before a module: which values cross it, and how those that follow from ids and masks are rebuilt behind it.
+"""The boundary before a module: the values that cross it, and rebuilding behind it what follows from ids and masks.
 
-At a drop point only a few values cross: the hidden states (which the drop gathers), and values that follow from position ids,
-padding mask and shapes alone (rotary tables, the attention mask, the sequence length). The latter are not gathered but computed
-again from the gathered ids, by cloning the few nodes between the inputs and the boundary.
+At a drop point only a few values cross: the hidden states (which the drop gathers), and values that follow from
+position ids, padding mask and shapes alone (rotary tables, the attention mask, the sequence length). The latter are
+not gathered but computed again from the gathered ids, by cloning the few nodes between the inputs and the boundary.
 """
 
 from dataclasses import dataclass
@@ -86,7 +86,11 @@ class Rebuild:
 
     def applies_to(self, node: fx.Node) -> bool:
         """True where the value changes with the replacements, and follows from them, shapes and constants alone."""
-        roots = [each for each in ancestors(node) if each.op in ("placeholder", "get_attr") and not self._only_sized(each, node)]
+        roots = [
+            each
+            for each in ancestors(node)
+            if each.op in ("placeholder", "get_attr") and not self._only_sized(each, node)
+        ]
         changed = any(each in self.clones for each in roots) or any(self._length(each) for each in ancestors(node))
         return changed and all(each in self.clones or not _is_weight(each) for each in roots)
 

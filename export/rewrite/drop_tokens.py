@@ -21,9 +21,9 @@ aten, vitcop = torch.ops.aten, torch.ops.vitcop
 class DropTokensPass(Pass):
     """Drop visual tokens before the decoder layers that the schedule names.
 
-    Inserted last drop first: what an earlier drop replaces behind itself then includes what the later ones read. New inputs
-    (`cluster_labels`, `vision_saliency`) appear where the schedule needs them; new outputs are `kept_visual_g` for each drop g
-    and `assignment_g` for one that merges.
+    Inserted last drop first: what an earlier drop replaces behind itself then includes what the later ones read. New
+    inputs (`cluster_labels`, `vision_saliency`) appear where the schedule needs them; new outputs are `kept_visual_g`
+    for each drop g and `assignment_g` for one that merges.
     """
 
     def __init__(self, schedule: Schedule, paths: ModulePaths) -> None:
@@ -57,7 +57,9 @@ class DropTokensPass(Pass):
         boundary = Boundary.before(fxg, path)
         if boundary is None:
             raise self.refuse(path, "a decoder layer of this path", "none in the graph")
-        inputs = {name: graph.placeholder(name) for name in graph.inputs if name not in ("input_ids", "visual_features")}
+        inputs = {
+            name: graph.placeholder(name) for name in graph.inputs if name not in ("input_ids", "visual_features")
+        }
         ids = {name: node for name, node in inputs.items() if name != "visual_index"}
         sequence, visual = symbol(inputs["attention_mask"], 1), symbol(inputs["visual_index"], 1)
         if sequence is None or visual is None:
@@ -68,7 +70,11 @@ class DropTokensPass(Pass):
             # What later drops and layers read of the ids: the rows of the kept tokens.
             replacements = {inputs["visual_index"]: dropped["visual_index"]}
             for name, node in ids.items():
-                rows = dropped["kept_visual"] if name in ("vision_saliency", "cluster_labels") else dropped["kept_positions"]
+                rows = (
+                    dropped["kept_visual"]
+                    if name in ("vision_saliency", "cluster_labels")
+                    else dropped["kept_positions"]
+                )
                 replacements[node] = fxg.call_function(GATHER_ROWS, (node, rows))
             lengths = {
                 sequence: fxg.call_function(aten.sym_size.int, (dropped["kept_positions"], 1)),
@@ -83,19 +89,26 @@ class DropTokensPass(Pass):
 
     def _hidden_states(self, boundary: Boundary, path: str, ids: set[fx.Node], lengths: set[str]) -> fx.Node:
         """The one crossing value that is more than a function of ids and shapes, [B,S,H]."""
-        rebuild = Rebuild(boundary.graph, {node: node for node in ids}, {length: boundary.first for length in lengths})
+        rebuild = Rebuild(boundary.graph, {node: node for node in ids}, dict.fromkeys(lengths, boundary.first))
         other = [node for node in boundary.crossing if not rebuild.applies_to(node)]
         sized = [node for node in other if any(symbol(node, axis) in lengths for axis in range(8))]
         if len(sized) != 1 or symbol(sized[0], 1) is None:
-            names = ", ".join(f"{node.name}{tuple(getattr(node.meta.get('val'), 'shape', ()))}" for node in sized) or "none"
+            names = (
+                ", ".join(f"{node.name}{tuple(getattr(node.meta.get('val'), 'shape', ()))}" for node in sized) or "none"
+            )
             raise self.refuse(path, "one value [B,S,H] to cross (the hidden states)", names)
-        derived = [node for node in other if isinstance(node.meta.get("val"), torch.SymInt) and node.op != "placeholder"]
+        derived = [
+            node for node in other if isinstance(node.meta.get("val"), torch.SymInt) and node.op != "placeholder"
+        ]
         for node in derived:
             if any(length in str(node.meta["val"]) for length in lengths):
-                raise self.refuse(path, "lengths that are the sequence or visual length itself", f"{node.name} = {node.meta['val']}")
+                raise self.refuse(
+                    path, "lengths that are the sequence or visual length itself", f"{node.name} = {node.meta['val']}"
+                )
         return sized[0]
 
-    # -- the drop itself -------------------------------------------------------------------------------------------------
+    # -- the drop itself
+    # -------------------------------------------------------------------------------------------------
 
     def _drop(
         self, fxg: fx.Graph, boundary: Boundary, drop: Drop, hidden: fx.Node, inputs: dict[str, fx.Node]
@@ -170,9 +183,11 @@ def _unpack(fxg: fx.Graph, node: fx.Node, *names: str) -> dict[str, fx.Node]:
 
 
 def _merge_hidden(fxg: fx.Graph, hidden: fx.Node, visual_index: fx.Node, plan: dict[str, fx.Node]) -> fx.Node:
-    """hidden [B,S,H] -> [B,S−V+R,H]: kept rows gathered, the visual ones replaced by assignment [B,R,V] times their rows."""
+    """hidden [B,S,H] -> [B,S−V+R,H]: kept rows gathered, visual ones replaced by assignment [B,R,V] times their rows."""
     rows = fxg.call_function(GATHER_ROWS, (hidden, visual_index))
-    weights = fxg.call_function(aten.to.dtype, (plan["assignment"], hidden.meta["val"].dtype))
+    weights, dtype = plan["assignment"], hidden.meta["val"].dtype
+    if dtype != torch.float32:
+        weights = fxg.call_function(torch.ops.prims.convert_element_type.default, (weights, dtype))
     merged = fxg.call_function(aten.matmul.default, (weights, rows))
     kept = fxg.call_function(GATHER_ROWS, (hidden, plan["kept_positions"]))
     index = fxg.call_function(aten.unsqueeze.default, (plan["visual_index"], 2))

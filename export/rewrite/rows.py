@@ -1,7 +1,7 @@
 """`vitcop::gather_rows`: the row gather that all drops share.
 
-torch.gather would need the index expanded over the hidden axis and lowers to Expand + GatherElements; this one op lowers to a
-single GatherND with a batch axis, which moves whole rows.
+torch.gather would need the index expanded over the hidden axis and lowers to Expand + GatherElements; this one op
+lowers to a single GatherND with a batch axis, which moves whole rows.
 """
 
 import torch

@@ -51,7 +51,9 @@ class SplitCachePass(Pass):
         for name, spec in graph.inputs.items():
             if name == "attention_mask_0":
                 for group in range(len(self.schedule.groups)):
-                    inputs[f"attention_mask_{group}"] = GraphInput(mask.example.clone(), {0: "batch", 1: f"present_{group}"})
+                    inputs[f"attention_mask_{group}"] = GraphInput(
+                        mask.example.clone(), {0: "batch", 1: f"present_{group}"}
+                    )
             elif name.startswith("past_"):
                 inputs[name] = replace(spec, axes={0: "batch", 2: f"past_{group_of[int(name.rsplit('_', 1)[1])]}"})
             else:

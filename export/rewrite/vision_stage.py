@@ -21,8 +21,9 @@ _GRID, _PATCHES, _GROUPS = "vitcop_grid", "vitcop_patches", "vitcop_groups"
 class VisionStagePass(Pass):
     """Select K of the N patches by the score of the vision stage; the projector then sees K rows.
 
-    New outputs: `kept_patches [B,K]`, and where the schedule needs them `vision_saliency [B,K]` and `cluster_labels [B,K]`.
-    Of the whole tower only one row of attention scores is added, in the layer whose output the projector reads.
+    New outputs: `kept_patches [B,K]`, and where the schedule needs them `vision_saliency [B,K]` and `cluster_labels
+    [B,K]`. Of the whole tower only one row of attention scores is added, in the layer whose output the projector
+    reads.
     """
 
     def __init__(self, schedule: Schedule, paths: ModulePaths, grid: tuple[int, int]) -> None:
@@ -80,7 +81,10 @@ class VisionStagePass(Pass):
         flat = fxg.call_function(aten.transpose.int, (key, 1, 2))
         flat = fxg.call_function(aten.reshape.default, (flat, [batch, length, heads * head_dim]))
         flat = fxg.call_function(aten.slice.Tensor, (flat, 1, 1, length))  # without the class token
-        arguments = [fxg.call_function(GATHER_ROWS, (rows, kept)) for rows in (flat, _rows_of(fxg, _GRID, batch), _rows_of(fxg, _GROUPS, batch))]
+        arguments = [
+            fxg.call_function(GATHER_ROWS, (rows, kept))
+            for rows in (flat, _rows_of(fxg, _GRID, batch), _rows_of(fxg, _GROUPS, batch))
+        ]
         return fxg.call_function(
             vitcop.density_peak_clusters.default,
             (
@@ -104,4 +108,6 @@ def _rows_of(fxg: fx.Graph, buffer: str, batch: fx.Node) -> fx.Node:
     """A constant [N,…] as [B,N,…]."""
     constant = fxg.get_attr(buffer)
     rank = getattr(fxg.owning_module, buffer).dim()
-    return fxg.call_function(aten.expand.default, (fxg.call_function(aten.unsqueeze.default, (constant, 0)), [batch] + [-1] * rank))
+    return fxg.call_function(
+        aten.expand.default, (fxg.call_function(aten.unsqueeze.default, (constant, 0)), [batch] + [-1] * rank)
+    )

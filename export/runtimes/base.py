@@ -78,7 +78,7 @@ def target_names() -> tuple[str, ...]:
 
 
 def open_target(name: str) -> Target:
-    """The target of that name. Raises InputError for an unknown one, and for a known one that this version does not have."""
+    """The target of that name. Raises InputError for one that is unknown or not in this version."""
     if name in _PLANNED:
         raise InputError(f"target {name!r} is not available in this version; available: {', '.join(target_names())}")
     if name not in _MODULES:

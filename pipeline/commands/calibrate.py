@@ -7,9 +7,18 @@ from vitcop.pipeline.commands.options import PATH, json_option, out_option
 
 @click.command(name="calibrate", short_help="Find the best schedule within a budget.")
 @click.argument("model", type=PATH, metavar="MODEL_DIR")
-@click.option("--calibration", type=PATH, required=True, metavar="FILE.jsonl", help="Samples that the statistics come from.")
-@click.option("--selection", type=PATH, required=True, metavar="FILE.jsonl", help="Other samples, on which the schedules compete.")
-@click.option("--budget", default="1/3", show_default=True, help="Mean share of visual tokens over all decoder layers: 1/3 or 0.33.")
+@click.option(
+    "--calibration", type=PATH, required=True, metavar="FILE.jsonl", help="Samples that the statistics come from."
+)
+@click.option(
+    "--selection", type=PATH, required=True, metavar="FILE.jsonl", help="Other samples, on which the schedules compete."
+)
+@click.option(
+    "--budget",
+    default="1/3",
+    show_default=True,
+    help="Mean share of visual tokens over all decoder layers: 1/3 or 0.33.",
+)
 @click.option("--seed", default=0, show_default=True, help="Seed of everything random.")
 @click.option("--limit", type=click.IntRange(min=1), help="Use only the first so many samples of each file.")
 @out_option("Folder for schedule.json and calibration.json.")

@@ -6,7 +6,12 @@ from vitcop.pipeline.commands.options import PATH, json_option
 
 
 @click.command(name="doctor", short_help="Show what this machine has and what it lacks.")
-@click.option("--recipe", type=PATH, metavar="FILE", help="Ask for what this recipe needs; exit status 4 where something is missing.")
+@click.option(
+    "--recipe",
+    type=PATH,
+    metavar="FILE",
+    help="Ask for what this recipe needs; exit status 4 where something is missing.",
+)
 @json_option()
 def command(recipe: str | None, as_json: bool) -> None:
     """Show what this machine has, what each missing part is needed for, and what to install."""

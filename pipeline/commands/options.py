@@ -27,7 +27,9 @@ def target_options(function: Callable[..., Any]) -> Callable[..., Any]:
     function = click.option(
         "--option", "extra", multiple=True, metavar="NAME=VALUE", help="Another option of the target; may be repeated."
     )(function)
-    function = click.option("--device", metavar="cpu|cuda", help="Where the engine runs; the target's own default where left out.")(function)
+    function = click.option(
+        "--device", metavar="cpu|cuda", help="Where the engine runs; the target's own default where left out."
+    )(function)
     return click.option("--target", default="onnxruntime", show_default=True, help="The runtime.")(function)
 
 

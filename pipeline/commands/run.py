@@ -17,7 +17,14 @@ def _print_reference(ctx: click.Context, parameter: click.Parameter, value: bool
 @click.argument("recipe", type=PATH)
 @out_option("Folder of the results; a second run reuses what still holds.")
 @click.option("--dry-run", is_flag=True, help="Only print which stages would run, and why.")
-@click.option("--keys", is_flag=True, expose_value=False, is_eager=True, callback=_print_reference, help="Print all keys of a recipe and stop.")
+@click.option(
+    "--keys",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_print_reference,
+    help="Print all keys of a recipe and stop.",
+)
 @json_option()
 def command(recipe: str, out: str, dry_run: bool, as_json: bool) -> None:
     """Run a whole RECIPE: calibrate, export, build, verify, bench, report.

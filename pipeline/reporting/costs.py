@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from vitcop.export.bundle import Bundle
 
 FORMULA = (
-    "FLOPs of a prefill are the sum over the decoder layers of 2·n·d·D·(2·Nh + 2·Nkv) + 4·n²·Nh·D + 6·n·d·m for n tokens present in the layer "
-    "(d hidden size, m MLP width, Nh and Nkv heads of size D, two FLOPs a multiply-accumulate), plus 2·d·vocab for the head; "
+    "FLOPs of a prefill are the sum over the decoder layers of 2·n·d·D·(2·Nh + 2·Nkv) + 4·n²·Nh·D + 6·n·d·m "
+    "for n tokens present in the layer (d hidden size, m MLP width, Nh and Nkv heads of size D, two FLOPs a "
+    "multiply-accumulate), plus 2·d·vocab for the head; "
     "the vision tower is the same for both and left out."
 )
 
@@ -34,7 +35,12 @@ def formula_costs(bundle: "Bundle", text_tokens: int | None) -> tuple[tuple[Cost
         for counts in ([shape.num_visual] * shape.num_layers, schedule.layer_counts(shape.num_visual))
     )
     rows = (
-        CostRow(label="prefill FLOPs, language model", unpruned=si(full.flops, "FLOP"), pruned=si(pruned.flops, "FLOP"), ratio=pruned.flops / full.flops),
+        CostRow(
+            label="prefill FLOPs, language model",
+            unpruned=si(full.flops, "FLOP"),
+            pruned=si(pruned.flops, "FLOP"),
+            ratio=pruned.flops / full.flops,
+        ),
         CostRow(
             label="KV cache after the prefill",
             unpruned=si(full.kv_bytes, "B"),
@@ -57,7 +63,11 @@ def bench_costs(bench: Mapping[str, Any] | None) -> tuple[tuple[CostRow, ...], s
         pruned=si(pruned["kv_bytes"], "B"),
         ratio=pruned["kv_bytes"] / full["kv_bytes"] if full["kv_bytes"] else None,
     )
-    return (row,), f"Measured for a batch of {bench['batch']['rows']}; KV lengths by layer group: {', '.join(map(str, pruned['kv_lengths']))}."
+    return (
+        (row,),
+        f"Measured for a batch of {bench['batch']['rows']}; KV lengths by layer group: "
+        f"{', '.join(map(str, pruned['kv_lengths']))}.",
+    )
 
 
 def si(value: float, unit: str) -> str:

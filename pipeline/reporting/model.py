@@ -89,7 +89,7 @@ class TimeBar:
 
 @dataclass(frozen=True, kw_only=True)
 class TimeRow:
-    """One variant's times as text: (median, quartiles) of vision tower, selector, prefill, one decode step and all, in ms."""
+    """One variant's (median, quartiles) in ms, as text: vision tower, selector, prefill, one decode step, all."""
 
     label: str
     cells: tuple[tuple[str, str], ...]
@@ -113,6 +113,15 @@ class RungRow:
     count: int
     scores: tuple[Score, ...]
     loss: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossRow:
+    """One distance: as the price of the method (original, pruned) and as our own error (pruned, engine)."""
+
+    label: str
+    schedule: str
+    export: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +152,7 @@ class Report:
     sentence: str
     tiles: tuple[Tile, ...] = ()
     gates: tuple[GateRow, ...] | None = None
+    losses: tuple[LossRow, ...] = ()
     curves: tuple[Curve, ...] = ()
     staircase: Staircase | None = None
     times: tuple[TimeBar, ...] | None = None

@@ -1,4 +1,4 @@
-"""From the page's data to its HTML: one file with its styles, charts and pictures inside; no script, nothing fetched."""
+"""From the page's data to its HTML: one file with styles, charts and pictures inside; no script, nothing fetched."""
 
 from pathlib import Path
 
@@ -6,8 +6,8 @@ import jinja2
 from markupsafe import Markup
 
 from vitcop.pipeline.reporting.charts import KINDS, PARTS, draw_curve, draw_staircase, draw_times
-from vitcop.pipeline.reporting.collect import percent
 from vitcop.pipeline.reporting.model import Report
+from vitcop.pipeline.reporting.numbers import percent, points
 from vitcop.pipeline.reporting.svg import mark
 
 _HERE = Path(__file__).parent
@@ -37,4 +37,5 @@ def render(report: Report) -> str:
         times=Markup(draw_times(report.times)) if report.times else "",
         parts=PARTS,
         percent=percent,
+        points=points,
     )

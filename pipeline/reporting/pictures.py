@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vitcop.pipeline.reporting.collect import RUNGS
 from vitcop.pipeline.reporting.model import Frame, Overlay
-from vitcop.pipeline.reporting.overlays import as_seen, data_uri, draw_stage, stages_of
+from vitcop.pipeline.reporting.overlays import as_seen, data_uri, draw_stage, stages_of, whole_image
+from vitcop.pipeline.reporting.quality import RUNGS
 
 if TYPE_CHECKING:
     from vitcop.calibrate.samples import Sample
@@ -48,18 +48,21 @@ def draw_overlays(
     family = family_of(config_view(read_object(bundle.path / "config.json")))
     shape, schedule = bundle.manifest.architecture, bundle.schedule
     images = processor.image_processor
-    names = ["LLM input", *(f"before layer {drop.layer}" for drop in schedule.drops)]
+    names = ["at LLM input", *(f"from layer {drop.layer} on" for drop in schedule.drops)]
     overlays = []
     for sample in samples:
-        batch = family.prepare(processor, [family.prompt_text(processor, sample.conversation())], [sample.open_images()])
+        batch = family.prepare(
+            processor, [family.prompt_text(processor, sample.conversation())], [sample.open_images()]
+        )
         prefill = runner.prefill(batch)
         picture = as_seen(batch.vision_inputs["pixel_values"][0], images.image_mean, images.image_std)
+        stages = [whole_image(shape.num_visual), *stages_of(prefill, 0, shape.num_visual, names)]
         frames = [
             Frame(
-                caption=f"{stage.name}: {stage.count} of {shape.num_visual}",
+                caption=f"{stage.count} {stage.name}",
                 picture=data_uri(draw_stage(picture, stage.owner, tuple(shape.grid))),
             )
-            for stage in stages_of(prefill, 0, shape.num_visual, names)
+            for stage in stages
         ]
         answers = rows.get(sample.id, {}).get("answers", {})
         overlays.append(
@@ -67,7 +70,9 @@ def draw_overlays(
                 sample=" · ".join(part for part in (sample.id, sample.subset) if part),
                 question=_question(sample),
                 expected=sample.answer or "",
-                answers=tuple((RUNGS[rung], answers[rung]) for rung in ("original", "pruned", "engine") if rung in answers),
+                answers=tuple(
+                    (RUNGS[rung], answers[rung]) for rung in ("original", "pruned", "engine") if rung in answers
+                ),
                 frames=tuple(frames),
             )
         )

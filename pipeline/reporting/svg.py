@@ -4,7 +4,7 @@ import math
 from html import escape
 
 WIDTH = 480
-"""Width of every chart in its own units: about the pixels of a phone, so that text stays legible when the page is narrow."""
+"""Width of every chart in its own units: about a phone's pixels, so that text stays legible on a narrow page."""
 
 
 def number(value: float) -> str:
@@ -20,7 +20,8 @@ def line(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
 def rect(x: float, y: float, width: float, height: float, css: str, title: str = "") -> str:
     """A rectangle; `title` shows on hovering."""
     inner = f"<title>{escape(title)}</title>" if title else ""
-    return f'<rect class="{css}" x="{number(x)}" y="{number(y)}" width="{number(width)}" height="{number(height)}">{inner}</rect>'
+    box = f'x="{number(x)}" y="{number(y)}" width="{number(width)}" height="{number(height)}"'
+    return f'<rect class="{css}" {box}>{inner}</rect>'
 
 
 def text(x: float, y: float, content: str, css: str = "", anchor: str = "start") -> str:

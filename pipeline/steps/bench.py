@@ -78,7 +78,7 @@ def bench(
 
 
 def bench_table(found: "Bench") -> str:
-    """Median milliseconds of each part as lines of text, and how many times slower than the engine each other rung is."""
+    """Median milliseconds of each part as lines of text, and how much slower than the engine each other rung is."""
     parts = ("vision", "prefill", "decode_per_token", "selector", "total")
     rows = [("ms (median)", *(part.replace("_", " ") for part in parts), "total / engine")]
     for name, rung in found.rungs.items():

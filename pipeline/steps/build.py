@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 
 def build(
-    bundle: str | Path, *, target: str = "onnxruntime", options: Mapping[str, Any] | None = None, console: Console | None = None
+    bundle: str | Path,
+    *,
+    target: str = "onnxruntime",
+    options: Mapping[str, Any] | None = None,
+    console: Console | None = None,
 ) -> "EngineInfo":
     """Build (or reuse) the engine below `bundle/engines/<target>/`.
 
@@ -35,7 +39,12 @@ def build(
 
 def engine_facts(engine: "EngineInfo") -> dict[str, Any]:
     """What build.json says: which engine, by target, key and content. The same for a built and for a reused engine."""
-    return {"schema_version": 1, "target": engine.target, "key": engine.key, "sha256": Digests().path(Path(engine.path))}
+    return {
+        "schema_version": 1,
+        "target": engine.target,
+        "key": engine.key,
+        "sha256": Digests().path(Path(engine.path)),
+    }
 
 
 def write_result(engine: "EngineInfo", out: Path) -> None:

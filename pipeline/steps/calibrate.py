@@ -29,7 +29,9 @@ class Search:
     seed: int = 0
     settings: "CalibrationSettings"
 
-    def run(self, *, schedule_out: Path | None, calibration_out: Path | None, store: Path | None, console: Console) -> "Schedule":
+    def run(
+        self, *, schedule_out: Path | None, calibration_out: Path | None, store: Path | None, console: Console
+    ) -> "Schedule":
         """Search; write schedule.json and calibration.json where places for them are given.
 
         `store` holds finished measurements, so that an interrupted search goes on where it was.
@@ -65,7 +67,7 @@ def open_search(
     calibration_limit: int | None = None,
     selection_limit: int | None = None,
 ) -> Search:
-    """Open and check all inputs of a search. Raises InputError for anything wrong with model, samples, budget or settings."""
+    """Open and check all inputs of a search. Raises InputError for a wrong model, sample, budget or setting."""
     from vitcop.calibrate.checkpoint import Checkpoint
     from vitcop.calibrate.samples import load_samples
 
@@ -105,7 +107,7 @@ def calibrate(
         seed: of everything random.
         settings: of the search, by name.
         calibration_limit, selection_limit: use only so many samples from the front.
-        out: folder for schedule.json, calibration.json and what resumes an interrupted search; nothing is written where None.
+        out: folder for schedule.json, calibration.json and what resumes a search; nothing is written where None.
 
     Raises InputError for anything wrong with model, samples, budget, settings or `out`.
     """

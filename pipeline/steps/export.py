@@ -7,7 +7,12 @@ from vitcop.pipeline.preflight import load_schedule
 
 
 def export(
-    model: str | Path, schedule: str | Path, out: str | Path, *, copy_weights: bool = False, console: Console | None = None
+    model: str | Path,
+    schedule: str | Path,
+    out: str | Path,
+    *,
+    copy_weights: bool = False,
+    console: Console | None = None,
 ) -> Path:
     """Write a bundle: ONNX graphs that drop visual tokens, weights by reference or copied, the processor's files.
 

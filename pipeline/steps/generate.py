@@ -54,7 +54,8 @@ def generate(
         prompt: the question; `<image>` says where an image goes, before the text where it is left out.
         target, options: the runtime and its options.
 
-    Raises InputError for an image that cannot be decoded, a prompt whose placeholders do not match, and sampling settings out of range.
+    Raises InputError for an image that cannot be decoded, placeholders that do not match the images, and sampling
+    settings out of range.
     """
     from vitcop.calibrate.generation import Sampler
     from vitcop.calibrate.samples import PLACEHOLDER, open_image

@@ -45,7 +45,10 @@ def report(
     for part in ("verify", "bench"):
         found = (results[part] or {}).get("bundle", {}).get("schedule_hash", expected)
         if found != expected:
-            raise InputError(f"{folder / (part + '.json')}: measured with another schedule than that of {bundle.path}; run `vitcop {part}` again")
+            raise InputError(
+                f"{folder / (part + '.json')}: measured with another schedule than that of {bundle.path}; "
+                f"run `vitcop {part}` again"
+            )
 
     pictures: dict[str, Any] = {"overlay_note": _why_none(data, overlays)}
     if not pictures["overlay_note"]:
@@ -65,7 +68,9 @@ def report(
     try:
         page = render(collect(bundle, results, title=title, **pictures))
     except (KeyError, TypeError, IndexError) as error:
-        raise InputError(f"{folder}: a result file lacks what the report needs ({type(error).__name__}: {error}); make it again") from error
+        raise InputError(
+            f"{folder}: a result file lacks what the report needs ({type(error).__name__}: {error}); make it again"
+        ) from error
     write_text(place, page)
     return place
 

@@ -60,7 +60,7 @@ def run(
     Returns what was done. A failed gate is no exception here: look at `passed`.
 
     Raises:
-        InputError: the recipe, the model folder, a sample or the output folder cannot be used; before any model has run.
+        InputError: recipe, model folder, a sample or the output folder cannot be used; before any model has run.
         MissingError: a stage needs something that this machine lacks.
     """
     console, stages = console or Console(quiet=True), stages or STAGES
@@ -83,7 +83,9 @@ def run(
         return RunResult(out=workspace.out, steps=tuple(steps), passed=read_verdict(workspace.out / "verify.json"))
 
 
-def _plan(recipe: Recipe, checked: Checked, workspace: Workspace, digests: Digests, stages: tuple[Stage, ...]) -> list[Step]:
+def _plan(
+    recipe: Recipe, checked: Checked, workspace: Workspace, digests: Digests, stages: tuple[Stage, ...]
+) -> list[Step]:
     """What `run` would do. What follows a stage that runs is said to run too: its inputs may change."""
     steps, remade = [], {}
     for stage in stages:
@@ -101,7 +103,9 @@ def _plan(recipe: Recipe, checked: Checked, workspace: Workspace, digests: Diges
     return steps
 
 
-def _advance(stage: Stage, recipe: Recipe, checked: Checked, workspace: Workspace, digests: Digests, console: Console) -> Step:
+def _advance(
+    stage: Stage, recipe: Recipe, checked: Checked, workspace: Workspace, digests: Digests, console: Console
+) -> Step:
     """Reuse or run one stage."""
     out, record_path = workspace.out, _record_path(workspace, stage)
     if not stage.wanted(recipe):

@@ -1,8 +1,8 @@
-"""A toy bundle made by hand, without torch: three small ONNX graphs that honour the graph contract, and the same in NumPy.
+"""A toy bundle made by hand, without torch: three small ONNX graphs that honour the contract, and the same in NumPy.
 
-The toy: 4 patches of 2×2×3 pixels, 2 layers of one KV head. Keys and values of a layer are projections of its input, the
-last logits are (sum of all values of all layers at real positions + last hidden state) · head, so positions, masks,
-lengths and dropping all show in the answer.
+The toy: 4 patches of 2×2×3 pixels, 2 layers of one KV head. Keys and values of a layer are projections of its input,
+the last logits are (sum of all values of all layers at real positions + last hidden state) · head, so positions,
+masks, lengths and dropping all show in the answer.
 """
 
 from pathlib import Path
@@ -46,10 +46,10 @@ SHARD = "model.safetensors"
 # Token ids of the kept, in ascending order: the K largest of a score, ties to the lowest index, as TopK gives them.
 HEADER = '<ir_version: 10, opset_import: ["" : 18, "vitcop" : 1]>'
 VISION_BODY = """
-    shape = Constant <value_ints = [0, 3, 2, 2, 2, 2]> ()
+    shape = Constant <value = int64[6] {0, 3, 2, 2, 2, 2}> ()
     patches = Reshape (pixel_values, shape)
     turned = Transpose <perm = [0, 2, 4, 1, 3, 5]> (patches)
-    flat_shape = Constant <value_ints = [0, 4, 12]> ()
+    flat_shape = Constant <value = int64[3] {0, 4, 12}> ()
     flat = Reshape (turned, flat_shape)
 """
 VISION_EMPTY = f"""{HEADER}
@@ -60,16 +60,16 @@ VISION_PRUNED = f"""{HEADER}
 vision (float[B,3,4,4] pixel_values) => (float[B,3,4] visual_features, int64[B,3] kept_patches) {{ {VISION_BODY}
     all = MatMul (flat, vision)
     kept_patches = vitcop.VisionSaliency (all)
-    axis = Constant <value_ints = [2]> ()
+    axis = Constant <value = int64[1] {{2}}> ()
     index = Unsqueeze (kept_patches, axis)
     visual_features = GatherND <batch_dims = 1> (all, index)
 }}
 <domain: "vitcop", opset_import: ["" : 18]>
 VisionSaliency (x) => (kept) {{
     square = Mul (x, x)
-    last = Constant <value_ints = [-1]> ()
+    last = Constant <value = int64[1] {{-1}}> ()
     score = ReduceSum <keepdims = 0> (square, last)
-    three = Constant <value_ints = [3]> ()
+    three = Constant <value = int64[1] {{3}}> ()
     values, chosen = TopK <axis = -1> (score, three)
     turned = Neg (chosen)
     ordered, unused = TopK <axis = -1> (turned, three)
@@ -78,7 +78,7 @@ VisionSaliency (x) => (kept) {{
 
 EMBED = """
     words = Gather (embed, input_ids)
-    two = Constant <value_ints = [2]> ()
+    two = Constant <value = int64[1] {2}> ()
     places = Unsqueeze (visual_index, two)
     features_shape = Shape (visual_features)
     spread = Expand (places, features_shape)
@@ -93,7 +93,7 @@ EMBED = """
 
 def _layer(i: int, mask: str, *, past: bool) -> str:
     """Keys and values of layer i, the masked sum of its values, and the next hidden state."""
-    one = "one_axis = Constant <value_ints = [1]> ()" if i == 0 else ""
+    one = "one_axis = Constant <value = int64[1] {1}> ()" if i == 0 else ""
     text = f"""
     {one}
     k{i}n = MatMul (h{i}, k{i})
@@ -109,10 +109,10 @@ def _layer(i: int, mask: str, *, past: bool) -> str:
         )
     return f"""{text}
     m{i}f = Cast <to = 1> ({mask})
-    m{i}a = Constant <value_ints = [1, 3]> ()
+    m{i}a = Constant <value = int64[2] {{1, 3}}> ()
     m{i}u = Unsqueeze (m{i}f, m{i}a)
     seen{i} = Mul (present_value_{i}, m{i}u)
-    sum_axes{i} = Constant <value_ints = [1, 2]> ()
+    sum_axes{i} = Constant <value = int64[2] {{1, 2}}> ()
     context{i} = ReduceSum <keepdims = 0> (seen{i}, sum_axes{i})
     mix{i} = MatMul (h{i}, m{i})
     act{i} = Tanh (mix{i})
@@ -148,14 +148,14 @@ prefill ({PREFILL_IN}) => ({PREFILL_OUT}, int64[B,K] kept_visual_0) {{ {EMBED} {
     {_layer(1, "mask1", past=False)} {LOGITS} }}
 <domain: "vitcop", opset_import: ["" : 18]>
 KNormSelect (keys, visual_index) => (kept_positions, kept) {{
-    head = Constant <value_ints = [1]> ()
+    head = Constant <value = int64[1] {{1}}> ()
     rows = Squeeze (keys, head)
-    last = Constant <value_ints = [2]> ()
+    last = Constant <value = int64[1] {{2}}> ()
     place = Unsqueeze (visual_index, last)
     visual = GatherND <batch_dims = 1> (rows, place)
     square = Mul (visual, visual)
     score = ReduceSum <keepdims = 0> (square, last)
-    count = Constant <value_ints = [2]> ()
+    count = Constant <value = int64[1] {{2}}> ()
     values, chosen = TopK <axis = -1, largest = 0> (score, count)
     turned = Neg (chosen)
     ordered, unused = TopK <axis = -1> (turned, count)
@@ -173,7 +173,7 @@ KNormSelect (keys, visual_index) => (kept_positions, kept) {{
     back = ConstantOfShape <value = float[1] {{1.0}}> (kept_shape)
     without = ScatterElements <axis = 1> (ones, visual_index, zeros)
     stay = ScatterElements <axis = 1> (without, kept_index, back)
-    dropped = Constant <value_ints = [1]> ()
+    dropped = Constant <value = int64[1] {{1}}> ()
     length = Sub (shape_BS, dropped)
     stays, at = TopK <axis = -1> (stay, length)
     at_turned = Neg (at)
@@ -182,7 +182,7 @@ KNormSelect (keys, visual_index) => (kept_positions, kept) {{
 }}"""
 DECODE_BODY = """
     words = Gather (embed, input_ids)
-    two = Constant <value_ints = [2]> ()
+    two = Constant <value = int64[1] {2}> ()
     steps = Cast <to = 1> (position_ids)
     steps3 = Unsqueeze (steps, two)
     tenth = Constant <value_float = 0.125> ()

@@ -5,7 +5,9 @@ import shutil
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
+from tokenizers.processors import TemplateProcessing
 from transformers.utils import logging
 
 from vitcop.calibrate.checkpoint import Checkpoint
@@ -68,12 +70,13 @@ def test_processor_errors(copy, tmp_path):
 
 
 def test_start_token_is_added_once(tiny):
-    picture = [[__import__("PIL.Image").Image.new("RGB", (32, 32))]]
-    text = tiny.family.prompt_text(
-        tiny.processor, [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what ?"}]}]
+    """As transformers' apply_chat_template(tokenize=True): by the tokenizer, unless the template has written it."""
+    processor = load_processor(tiny.folder)
+    processor.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
     )
-    plain = tiny.family.prepare(tiny.processor, [text], picture)
-    started = tiny.family.prepare(tiny.processor, ["<s>" + text], picture)
-    # The word-level tokenizer adds no start token by itself; it must not be doubled where the template writes it.
-    assert (started.input_ids == 1).sum() == 1
-    assert plain.num_visual == started.num_visual == 16
+    conversation = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what ?"}]}]
+    text = tiny.family.prompt_text(processor, conversation)
+    for prompt in (text, "<s>" + text):
+        ids = tiny.family.prepare(processor, [prompt], [[Image.new("RGB", (32, 32))]]).input_ids
+        assert ids[0, 0] == 1 and (ids == 1).sum() == 1

@@ -1,6 +1,7 @@
-"""The hand-made toy bundle of tests/bundle serves these tests too."""
+"""The hand-made toy bundle and the tiny models serve these tests too."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "bundle"))
+TESTS = Path(__file__).parents[1]
+sys.path[:0] = [str(TESTS), str(TESTS / "bundle")]

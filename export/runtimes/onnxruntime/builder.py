@@ -1,4 +1,4 @@
-"""Building for ONNX Runtime: the sessions are really created and held against the graph contract; a sidecar records how.
+"""Building for ONNX Runtime: sessions are really created and held against the graph contract; a sidecar records it.
 
 ONNX Runtime optimises a graph whenever it loads it, so the engine is the bundle's own graphs plus `engine.json`.
 """
@@ -21,7 +21,7 @@ _FLOATS = ("tensor(float)", "tensor(float16)", "tensor(bfloat16)")
 
 
 def build(bundle: Bundle, options: OnnxRuntimeOptions | None = None) -> EngineInfo:
-    """Check that a bundle runs here and write `engines/onnxruntime/<key>/engine.json`; a second build of the same inputs reuses it.
+    """Check that a bundle runs here and write `engines/onnxruntime/<key>/engine.json`; the same inputs reuse it.
 
     Raises InputError where a graph is refused or breaks the graph contract (naming graph and tensor).
     """
@@ -65,11 +65,12 @@ def check_contract(session: GraphSession, bundle: Bundle) -> None:
         found = session.inputs if side == "input" else session.outputs
         where = f"{bundle.graph(session.part)}: {side}"
         names = {tensor.name for tensor in wanted}
-        # An input that the graph does not read (the mask, say, of a batch that cannot be padded) may have been pruned: that is a
-        # contract break too, since every runner feeds it.
+        # An input that the graph does not read (the mask, say, of a batch that cannot be padded) may have been
+        # pruned: that is a contract break too, since every runner feeds it.
         for name in sorted(names ^ set(found)):
             raise InputError(
-                f"{where} {name!r} is {'missing' if name in names else 'not in the graph contract'}; export the bundle again"
+                f"{where} {name!r} is {'missing' if name in names else 'not in the graph contract'}; export the "
+                "bundle again"
             )
         for tensor in wanted:
             value = found[tensor.name]

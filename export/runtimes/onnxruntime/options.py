@@ -39,7 +39,7 @@ class OnnxRuntimeOptions:
 
     @property
     def provider(self) -> str:
-        """ONNX Runtime's name of the execution provider. Raises MissingError where the installed package does not have it."""
+        """ONNX Runtime's name of the execution provider. Raises MissingError where it is not installed."""
         import onnxruntime
 
         name = PROVIDERS[self.device]

@@ -1,10 +1,10 @@
 """Where an engine's time goes: vision tower, selector (vitcop's own operations), prefill, decode.
 
-ONNX Runtime inlines a function's nodes as `_inlfunc_<function>_<node>`, and its profile lists nodes by that name; node times
-whose name starts with one of the vitcop functions of the graph are the selector's. Limits: where the optimiser fuses such a
-node with one outside under a new name, it counts as outside; gathering the kept rows is part of the surrounding graph, not of the selector;
-on a GPU the times are those that ONNX Runtime reports for launching. So times come from runs without profiling, and only the
-shares come from the profile.
+ONNX Runtime inlines a function's nodes as `_inlfunc_<function>_<node>`, and its profile lists nodes by that name;
+node times whose name starts with one of the vitcop functions of the graph are the selector's. Limits: where the
+optimiser fuses such a node with one outside under a new name, it counts as outside; gathering the kept rows is part
+of the surrounding graph, not of the selector; on a GPU the times are those that ONNX Runtime reports for launching.
+So times come from runs without profiling, and only the shares come from the profile.
 """
 
 import json
@@ -25,7 +25,7 @@ from vitcop.export.runtimes.onnxruntime.sessions import GraphSession
 def selector_shares(
     bundle: Bundle, batch: PromptBatch, options: OnnxRuntimeOptions | None = None, *, repeats: int = 3
 ) -> dict[str, float]:
-    """Share (0 to 1) of the node time of "vision" and of "prefill" that is spent in vitcop's operations, for one batch."""
+    """Share (0 to 1) of the node time of "vision" and of "prefill" spent in vitcop's operations, for one batch."""
     options = options or OnnxRuntimeOptions()
     carried = carried_tensors(bundle.schedule)
     with TemporaryDirectory() as folder:
@@ -50,7 +50,7 @@ def profile(
     repeats: int = 3,
     new_tokens: int = 8,
 ) -> dict[str, float]:
-    """Median seconds of each part for one batch: "vision", "selector", "prefill" (both without the selector), "decode_per_token"."""
+    """Median seconds by part of one batch: "vision" and "prefill" without "selector", and "decode_per_token"."""
     options = options or OnnxRuntimeOptions()
     shares = selector_shares(bundle, batch, options, repeats=repeats)
     runner = OnnxRuntimeRunner(bundle, device=options.device, threads=options.threads)

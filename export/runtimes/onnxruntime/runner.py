@@ -46,7 +46,8 @@ class OnnxRuntimeRunner:
         options = OnnxRuntimeOptions(device=device, threads=threads)
         if bundle.manifest.architecture.dtype == "bfloat16" and device == "cpu":
             raise InputError(
-                f"{bundle.path}: ONNX Runtime has no bfloat16 MatMul on the CPU; export with float32 or float16, or use --device cuda"
+                f"{bundle.path}: ONNX Runtime has no bfloat16 MatMul on the CPU; export with float32 or float16, "
+                "or use --device cuda"
             )
         self.bundle, self.schedule = bundle, bundle.schedule
         self._vision, self._prefill, self._decode = (
@@ -127,7 +128,8 @@ class OnnxRuntimeRunner:
         expected = tuple(count + num_other for count in self.schedule.group_counts(num_visual))
         if found != expected:
             raise InputError(
-                f"{self.bundle.path}: the engine kept KV lengths {found}, its schedule says {expected}; export the bundle again"
+                f"{self.bundle.path}: the engine kept KV lengths {found}, its schedule says {expected}; export "
+                "the bundle again"
             )
         return found
 

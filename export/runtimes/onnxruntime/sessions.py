@@ -1,7 +1,7 @@
 """One ONNX Runtime session for one graph of a bundle, with the weights read in place from the checkpoint's shards.
 
-ONNX Runtime resolves the shards against a folder given as a session option and refuses links there. Shards of the Hugging Face
-cache are links, so their tensors are handed over as memory-mapped values instead.
+ONNX Runtime resolves the shards against a folder given as a session option and refuses links there. Shards of the
+Hugging Face cache are links, so their tensors are handed over as memory-mapped values instead.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,6 +16,8 @@ from vitcop.plugins.errors import InputError, MissingError
 
 _FOLDER_OPTION = "session.model_external_initializers_file_folder_path"
 _FATAL = 4  # Errors come back as exceptions; stderr belongs to progress and logs.
+# Full fp32 products on the GPU too: TF32 alone would break the gate on logits.
+_PROVIDER_OPTIONS = {"CUDAExecutionProvider": {"use_tf32": "0"}}
 _LONGEST = 300  # Characters of ONNX Runtime's own message that are passed on.
 _NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
 
@@ -58,7 +60,9 @@ class GraphSession:
         self.vitcop_functions = tuple(function.name for function in model.functions if function.domain == "vitcop")
         provider = options.provider
         try:
-            self.session = onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=[provider])
+            self.session = onnxruntime.InferenceSession(
+                model.SerializeToString(), settings, providers=[(provider, _PROVIDER_OPTIONS.get(provider, {}))]
+            )
         except Exception as error:  # ONNX Runtime's exceptions have no base of their own.
             raise _as_ours(error, self._source, "cannot be loaded") from None
         if self.session.get_providers()[0] != provider:
@@ -95,7 +99,7 @@ class GraphSession:
 
 
 def name_function_nodes(model: Any) -> None:
-    """Name every node of every function body, in place: nodes inlined from unnamed ones lose the name of their function."""
+    """Name every node of every function body, in place: inlining forgets the function of unnamed ones."""
     for function in model.functions:
         for index, node in enumerate(function.node):
             if not node.name:
@@ -147,7 +151,8 @@ def _check_external(tensors: list[Any], bundle: Bundle, source: Path) -> None:
             ) from None
         if name not in sizes:
             raise InputError(
-                f"{source}: weight {tensor.name!r} lies in {name!r}, which the manifest does not list; export the bundle again"
+                f"{source}: weight {tensor.name!r} lies in {name!r}, which the manifest does not list; export the "
+                "bundle again"
             )
         if offset < 0 or length < 0 or offset + length > sizes[name]:
             raise InputError(

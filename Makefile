@@ -1,0 +1,41 @@
+# Every target sets up what it needs: a virtual environment in .venv with the project installed in it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT := out
+
+.PHONY: demo test soak lint bench train gpu-check clean
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/python examples/shapes_vqa/generate.py --out examples/shapes_vqa/data
+	$(BIN)/vitcop run examples/shapes_vqa/recipe.yaml -o $(OUT)
+	@echo "report: $(OUT)/report.html"
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+soak: $(VENV)/.installed
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/selection.py
+	$(BIN)/python benchmarks/export_time.py
+
+train: $(VENV)/.installed
+	cd examples/shapes_vqa && ../../$(BIN)/python train.py
+
+# On a machine with an NVIDIA GPU. Uses the python at hand, so that a CUDA build of torch is not replaced.
+gpu-check:
+	$(PYTHON) -m pytest -m gpu
+
+clean:
+	rm -rf $(OUT) $(VENV) build *.egg-info examples/shapes_vqa/data

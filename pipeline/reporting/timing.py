@@ -1,0 +1,72 @@
+"""Times, from bench.json: bars, the table part by part, and what has to be said about them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vitcop.pipeline.reporting.model import TimeBar, TimeRow
+
+Json = Mapping[str, Any]
+
+BENCH_RUNGS = {
+    "engine_unpruned": "engine, unpruned",
+    "engine": "engine, pruned",
+    "torch_original": "PyTorch, unpruned",
+    "torch_pruned": "PyTorch, pruned",
+}
+
+
+def time_bars(bench: Json) -> tuple[TimeBar, ...]:
+    """Median times of each rung, stacked by part."""
+    steps, bars = bench["batch"]["new_tokens"], []
+    for rung, label in BENCH_RUNGS.items():
+        if rung not in bench["rungs"]:
+            continue
+        seconds = bench["rungs"][rung]["seconds"]
+        parts = {
+            "vision tower": seconds["vision"]["median"],
+            "prefill": seconds["prefill"]["median"],
+            "decode": seconds["decode_per_token"]["median"] * steps,
+        }
+        bars.append(TimeBar(label=label, parts=tuple((name, 1000 * value) for name, value in parts.items() if value)))
+    return tuple(bars)
+
+
+def time_rows(bench: Json) -> tuple[TimeRow, ...]:
+    """Each rung's medians and quartiles."""
+    rows = []
+    for rung, label in BENCH_RUNGS.items():
+        if rung in bench["rungs"]:
+            seconds = bench["rungs"][rung]["seconds"]
+            cells = tuple(
+                _milliseconds(seconds.get(part))
+                for part in ("vision", "selector", "prefill", "decode_per_token", "total")
+            )
+            rows.append(TimeRow(label=label, cells=cells))
+    return tuple(rows)
+
+
+def _milliseconds(timing: Json | None) -> tuple[str, str]:
+    """(median, quartiles) in ms."""
+    if timing is None or not timing["median"]:
+        return "–", ""
+    low, middle, high = (1000 * timing[name] for name in ("low", "median", "high"))
+    return f"{middle:.2f}", f"{low:.2f}–{high:.2f}"
+
+
+def bench_settings(bench: Json) -> str:
+    """What was timed, and how."""
+    batch, settings = bench["batch"], bench["settings"]
+    return (
+        f"Target {bench['bundle']['target']}, batch {batch['rows']}, {batch['prompt_tokens']} prompt tokens of which "
+        f"{batch['visual_tokens']} visual, {batch['new_tokens']} decoded; median of {settings['repeats']} runs after "
+        f"{settings['warmup']} for warming up, quartiles below it"
+    )
+
+
+def bench_notes(bench: Json) -> tuple[str, ...]:
+    """The notes about what the page shows, with its names for the rungs."""
+    notes = [note for note in bench["notes"] if "process_peak_bytes" not in note]
+    # The longest names first: one is a part of another.
+    for rung in sorted(BENCH_RUNGS, key=len, reverse=True):
+        notes = [note.replace(rung, BENCH_RUNGS[rung]) if "_" in rung else note for note in notes]
+    return tuple(note[:1].upper() + note[1:] for note in notes)

@@ -1,0 +1,264 @@
+"""What `verify` says about engines that are right, wrong in their weights, or wrong in what they keep."""
+
+import copy
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from twin import SCHEDULE, TwinTarget, build_model, build_samples, write_twin_bundle
+
+from vitcop.calibrate.samples import load_samples
+from vitcop.calibrate.schedule import Schedule
+from vitcop.export.bundle import Bundle
+from vitcop.export.measure import Gates, bench, latency, rungs, verify
+from vitcop.plugins.errors import GateError, InputError
+
+SETTINGS = {"batch_size": 3, "max_new_tokens": 4}
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory):
+    return build_model(tmp_path_factory.mktemp("twin") / "model")
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    return load_samples(build_samples(tmp_path_factory.mktemp("samples")))
+
+
+@pytest.fixture(scope="module")
+def bundle(model_dir):
+    return write_twin_bundle(model_dir.parent / "bundle", model_dir)
+
+
+@pytest.fixture
+def use_engine(monkeypatch):
+    def use(schedule=None, change=None):
+        for module in (rungs, latency):
+            monkeypatch.setattr(module, "open_target", lambda _name: TwinTarget(schedule, change))
+
+    use()
+    return use
+
+
+@pytest.fixture(scope="module")
+def sound(model_dir, samples, bundle):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rungs, "open_target", lambda _name: TwinTarget())
+        return verify(bundle, samples, target="twin", **SETTINGS)
+
+
+def gate(verification, name):
+    return next(gate for gate in verification.gates if gate.name == name)
+
+
+class TestASoundEngine:
+    def test_it_passes_every_gate(self, sound, samples):
+        assert sound.passed and sound.failed_gates == ()
+        sound.check()
+        assert sound.summary() == f"PASSED: 5 gates on {len(samples)} samples, engine twin"
+        assert gate(sound, "logit_deviation").value == 0 and gate(sound, "logit_deviation").limit == 1e-4
+
+    def test_the_two_losses_are_apart(self, sound):
+        assert sound.export_loss["logit_kl_max"] == 0 and sound.export_loss["prefix_share"] == 1
+        assert sound.export_loss["layer_deviations"] == [0.0] * 4
+        assert sound.export_loss["kept_agreement"] == {"vision": 1.0, "drop_0": 1.0, "drop_1": 1.0}
+        assert sound.schedule_loss["logit_kl_mean"] > 0 and sound.schedule_loss["logit_deviation_max"] > 1e-3
+
+    def test_a_row_for_each_sample_in_order(self, sound, samples):
+        assert [row["id"] for row in sound.rows] == [sample.id for sample in samples]
+        for row in sound.rows:
+            assert set(row["answers"]) == set(row["scores"]) == {"original", "pruned", "engine", "random", "uniform"}
+            assert row["stages"] == ["same"] * 3
+            assert row["answers"]["engine"] == row["answers"]["pruned"]
+
+    def test_scores_by_subset_with_intervals_and_controls(self, sound):
+        assert set(sound.scores["subsets"]) == {"a", "b"} and sound.scores["all"]["count"] == 8
+        assert set(sound.scores["all"]["differences"]) == {
+            "schedule_loss",
+            "export_loss",
+            "gain_over_random",
+            "gain_over_uniform",
+        }
+        assert sound.scores["all"]["differences"]["export_loss"]["mean"] == 0
+
+    def test_json_is_reproducible_and_holds_no_paths(self, sound, samples, bundle, use_engine):
+        text = sound.to_json()
+        assert json.loads(text) == json.loads(json.dumps(sound.to_dict()))
+        assert str(bundle.path.parent) not in text
+        assert verify(bundle, samples, target="twin", **SETTINGS).to_json() == text
+
+    def test_the_batch_size_changes_nothing_that_is_gated(self, sound, samples, bundle, use_engine):
+        one = verify(bundle, samples, target="twin", controls=False, **SETTINGS | {"batch_size": 1})
+        assert one.passed
+        assert [row["answers"]["engine"] for row in one.rows] == [row["answers"]["engine"] for row in sound.rows]
+        assert set(one.rows[0]["answers"]) == {"original", "pruned", "engine"}
+
+
+class TestAWrongEngine:
+    def test_weights_that_are_one_percent_off(self, samples, bundle, use_engine):
+        def scale(model):
+            for parameter in model.parameters():
+                parameter.data *= 1.01
+
+        use_engine(change=scale)
+        found = verify(bundle, samples, target="twin", controls=False, **SETTINGS)
+        assert not found.passed and not gate(found, "logit_deviation").passed
+        assert found.summary().startswith("FAILED: logit_deviation")
+        with pytest.raises(GateError, match="FAILED"):
+            found.check()
+
+    def test_a_bundle_whose_own_copy_of_the_weights_was_changed(self, samples, model_dir, tmp_path, use_engine):
+        bundle = write_twin_bundle(tmp_path / "b", model_dir, copy_weights=True)
+        with pytest.raises(InputError, match="--model"):
+            verify(bundle, samples, target="twin", **SETTINGS)
+        assert verify(bundle, samples, target="twin", model_dir=model_dir, controls=False, **SETTINGS).passed
+        shard = bundle.path / "model.safetensors"
+        save_file({name: np.float32(1.01) * value for name, value in load_file(shard).items()}, shard, {"format": "pt"})
+        with pytest.raises(InputError, match="changed since the export"):
+            Bundle.open(bundle.path, check_weights="sha256")
+        found = verify(
+            Bundle.open(bundle.path), samples, target="twin", model_dir=model_dir, controls=False, **SETTINGS
+        )
+        assert not found.passed and not gate(found, "logit_deviation").passed
+
+    def test_other_tokens_kept(self, samples, bundle, use_engine):
+        drops = (dataclasses.replace(SCHEDULE.drops[0], order="largest"), SCHEDULE.drops[1])
+        use_engine(dataclasses.replace(SCHEDULE, drops=drops))
+        found = verify(bundle, samples, target="twin", controls=False, **SETTINGS)
+        assert gate(found, "kept_differing").value == len(samples)
+        assert all(row["stages"] == ["same", "different"] for row in found.to_dict()["rows"])
+        assert found.export_loss["kept_agreement"]["drop_0"] < 1 and found.export_loss["kept_agreement"]["vision"] == 1
+
+    def test_a_nan_passes_no_gate_and_stays_json(self, samples, bundle, use_engine):
+        def spoil(model):
+            model.lm_head.weight.data[3] = float("nan")
+
+        use_engine(change=spoil)
+        found = verify(bundle, samples, target="twin", controls=False, **SETTINGS)
+        assert not gate(found, "logit_deviation").passed
+        assert next(g for g in json.loads(found.to_json())["gates"] if g["name"] == "logit_deviation")["value"] is None
+
+
+class TestBaseline:
+    def run(self, bundle, samples, baseline):
+        return verify(bundle, samples, target="twin", controls=False, baseline=baseline, **SETTINGS)
+
+    def test_itself(self, sound, samples, bundle, use_engine):
+        found = self.run(bundle, samples, json.loads(sound.to_json()))
+        assert found.passed
+        assert {g.name for g in found.gates if g.name.startswith("baseline")} == {
+            "baseline: score",
+            "baseline: same answer as the original",
+        }
+
+    def test_a_better_one(self, sound, samples, bundle, use_engine):
+        better = copy.deepcopy(sound.to_dict())
+        for row in better["rows"]:
+            row["scores"]["engine"] = 1.0
+            row["same_as_original"]["engine"] = True
+        found = self.run(bundle, samples, better)
+        assert not found.passed and not gate(found, "baseline: score").passed
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            (lambda data: data["samples"].update(digest="0"), "other samples"),
+            (lambda data: data["settings"].update(metric="anls"), "metric"),
+            (lambda data: data["settings"].update(max_new_tokens=5), "max_new_tokens"),
+            (lambda data: data.pop("rows"), "not the verify.json"),
+            (lambda data: [row.pop("same_as_original") for row in data["rows"]], "not the verify.json"),
+        ],
+    )
+    def test_one_that_does_not_fit(self, sound, samples, bundle, use_engine, change, words):
+        data = copy.deepcopy(sound.to_dict())
+        change(data)
+        with pytest.raises(InputError, match=words):
+            self.run(bundle, samples, data)
+
+
+class TestInput:
+    def test_another_model(self, samples, bundle, model_dir, tmp_path, use_engine):
+        other = tmp_path / "other"
+        other.mkdir()
+        for path in model_dir.iterdir():
+            (other / path.name).write_bytes(path.read_bytes())
+        config = json.loads((other / "config.json").read_text())
+        config["text_config"]["rms_norm_eps"] = 1e-3
+        (other / "config.json").write_text(json.dumps(config))
+        with pytest.raises(InputError, match="not the model of this bundle"):
+            verify(bundle, samples, target="twin", model_dir=other, **SETTINGS)
+
+    def test_no_samples_and_unknown_names(self, samples, bundle, use_engine):
+        with pytest.raises(InputError, match="no samples"):
+            verify(bundle, [], target="twin")
+        with pytest.raises(InputError, match="bleu"):
+            verify(bundle, samples, target="twin", metric="bleu")
+        with pytest.raises(InputError, match="'speed'"):
+            verify(bundle, samples, target="twin", gates={"speed": 1})
+
+    def test_an_unknown_target(self, samples, bundle):
+        with pytest.raises(InputError, match="available"):
+            verify(bundle, samples, target="tensorrt")
+
+
+class TestGates:
+    @pytest.mark.parametrize("value", [-1, "auto", float("nan"), True])
+    def test_impossible_limits(self, value):
+        with pytest.raises(InputError, match="near_tie_share"):
+            Gates(near_tie_share=value)
+
+    def test_a_switched_off_gate_is_listed_and_holds_nothing(self, sound, samples, bundle, use_engine):
+        found = verify(bundle, samples, target="twin", controls=False, gates={"score_loss": None}, **SETTINGS)
+        assert gate(found, "score_loss").passed is None and gate(found, "score_loss").note == "switched off"
+        assert found.passed
+
+    def test_limits_by_float_type(self):
+        assert Gates().logit_limit("float32") == 1e-4 < Gates().logit_limit("float16")
+        assert Gates.of({"logit_deviation": 0.5}).logit_limit("float32") == 0.5
+
+    def test_samples_without_answers_hold_no_score(self, samples, bundle, use_engine):
+        bare = [dataclasses.replace(sample, answers=()) for sample in samples]
+        found = verify(bundle, bare, target="twin", controls=False, **SETTINGS)
+        assert found.passed and found.scores == {} and gate(found, "score_loss").passed is None
+
+
+class TestBench:
+    def test_it_tells_the_parts_apart(self, samples, bundle, model_dir, use_engine):
+        whole = write_twin_bundle(model_dir.parent / "whole", model_dir, Schedule(num_layers=4))
+        found = bench(
+            bundle, samples, target="twin", batch_size=2, warmup=1, repeats=3, max_new_tokens=2, unpruned=whole
+        )
+        data = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+        assert set(data["rungs"]) == {"engine", "engine_unpruned", "torch_pruned", "torch_original"}
+        engine = data["rungs"]["engine"]
+        assert set(engine["seconds"]) == {"vision", "selector", "prefill", "decode_per_token", "total"}
+        assert all(0 < t["low"] <= t["median"] <= t["high"] for t in engine["seconds"].values())
+        assert engine["kv_bytes"] < data["rungs"]["engine_unpruned"]["kv_bytes"]
+        assert len(engine["kv_lengths"]) == 3 and data["batch"]["visual_tokens"] == 16 and data["batch"]["rows"] == 2
+        assert set(data["ratios"]) == {"engine_unpruned", "torch_pruned", "torch_original"}
+        assert "vision" not in data["ratios"]["torch_original"] and data["ratios"]["torch_original"]["total"] > 0
+        assert data["machine"]["cores"] >= 1 and "torch" in data["machine"]["versions"]
+        assert found.summary().count("\n") == 7
+
+    def test_without_torch(self, samples, bundle, use_engine):
+        found = bench(bundle, samples, target="twin", repeats=1, warmup=0, max_new_tokens=1, compare_torch=False)
+        assert set(found.rungs) == {"engine"} and found.ratios == {}
+
+    def test_more_rows_than_samples(self, samples, bundle, use_engine):
+        found = bench(
+            bundle, samples[:1], target="twin", batch_size=3, repeats=1, warmup=0, max_new_tokens=1, compare_torch=False
+        )
+        assert found.batch["rows"] == 3
+
+    @pytest.mark.parametrize("wrong", [{"repeats": 0}, {"batch_size": 0}, {"max_new_tokens": 0}, {"warmup": -1}])
+    def test_impossible_settings(self, samples, bundle, wrong):
+        with pytest.raises(InputError):
+            bench(bundle, samples, target="twin", **wrong)
+
+    def test_an_unpruned_bundle_of_another_model(self, samples, bundle, use_engine):
+        other = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, config_hash="1" * 64))
+        with pytest.raises(InputError, match="another model"):
+            bench(bundle, samples, target="twin", unpruned=other)

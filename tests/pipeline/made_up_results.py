@@ -1,0 +1,183 @@
+"""Results of a run made up by hand, in the very types that calibrate, verify and bench write."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from fake_project import CONFIG
+
+from vitcop.calibrate.calibration import Calibration, CurvePoint, Measured
+from vitcop.calibrate.losses import Estimate
+from vitcop.calibrate.schedule import Clusters, Drop, Schedule, VisionStage
+from vitcop.export.bundle import Architecture, schedule_hash
+from vitcop.export.measure import Bench, GateResult, Verification
+
+SCHEDULE = Schedule(
+    num_layers=4,
+    model_id="toy",
+    vision=VisionStage(keep=(8, 16), clusters=Clusters(centers=(18, 100))),
+    drops=(Drop(layer=1, op="merge", keep=(6, 8)), Drop(layer=3, score="text_query", order="largest", keep=(2, 6))),
+)
+VERSIONS = {"vitcop": "0.1.0", "torch": "2.13.0"}
+
+
+def bundle(folder: Path, schedule: Schedule = SCHEDULE) -> Any:
+    """What the report reads of a bundle."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    shape = Architecture(
+        num_layers=4,
+        num_visual=16,
+        grid=(4, 4),
+        vision_shape=(3, 32, 32),
+        hidden_size=8,
+        num_kv_heads=1,
+        head_dim=4,
+        vocab_size=32,
+        image_token=4,
+        eos_token_ids=(2,),
+        dtype="float32",
+    )
+    manifest = SimpleNamespace(
+        model_id="toy <model>",
+        family="llava",
+        config_hash="c" * 64,
+        schedule_hash=schedule_hash(schedule),
+        architecture=shape,
+        versions=VERSIONS,
+    )
+    return SimpleNamespace(path=folder, schedule=schedule, manifest=manifest)
+
+
+def calibration() -> dict[str, Any]:
+    """calibration.json with a curve, finalists and controls."""
+
+    def measured(name: str, budget: float, exact: float, kl: float) -> Measured:
+        return Measured(
+            name=name,
+            schedule=SCHEDULE,
+            group_counts=(8, 6, 2),
+            budget=budget,
+            kl=Estimate(kl, 0.01, 96),
+            top1=Estimate(0.9, 0.01, 96),
+            exact=Estimate(exact, 0.02, 96),
+            cost={"flops": 1000, "kv_bytes": 100, "input_tokens": 8},
+        )
+
+    best = measured("x2 @1 merge", 1 / 3, 0.80, 0.02)
+    curve = [
+        CurvePoint(kind=kind, wanted=budget, measured=measured(kind, budget, exact - drop, kl))
+        for budget, exact, kl in ((1 / 3, 0.80, 0.02), (2 / 9, 0.77, 0.05), (1 / 9, 0.70, 0.2))
+        for kind, drop in (("chosen", 0.0), ("paper", 0.02), ("uniform", 0.05), ("random", 0.08))
+    ]
+    found = Calibration(
+        schedule=SCHEDULE,
+        budget=1 / 3,
+        seed=0,
+        num_visual=16,
+        text_tokens=9,
+        samples={name: {"digest": name[0] * 64, "num": 96} for name in ("calibration", "selection")},
+        versions=VERSIONS,
+        original={"exact": {"mean": 0.82, "error": 0.02, "num": 96}, "cost": {}},
+        k_norm=[],
+        candidates=(best,),
+        selection=(best, measured("x3 @2 text_query+", 1 / 3, 0.79, 0.03), measured("paper", 1 / 3, 0.78, 0.04)),
+        chosen=best.name,
+        curve=tuple(curve),
+    )
+    return json.loads(found.to_json())
+
+
+def verification(*, passed: bool = True, answers: bool = True, loss: float = 7.6e-6) -> dict[str, Any]:
+    """verify.json of two samples."""
+    rungs = {"original": 0.82, "pruned": 0.80, "engine": 0.80, "random": 0.7, "uniform": 0.75}
+    table = {
+        "count": 2,
+        "rungs": {name: {"mean": mean, "standard_error": 0.03} for name, mean in rungs.items()},
+        "differences": {"schedule_loss": {"mean": 0.02, "low": -0.011, "high": 0.05, "count": 2}},
+    }
+    distances = {
+        "logit_kl_mean": 0.01,
+        "logit_kl_max": 0.5,
+        "top1_agreement": 0.98,
+        "prefix_share": 0.97,
+        "prefix_mean_tokens": 1.9,
+        "logit_deviation_max": 2.4,
+        "steps": 4,
+    }
+    row = {"subset": "color", "answers": dict.fromkeys(rungs, "blue"), "scores": dict.fromkeys(rungs, 1.0)}
+    found = Verification(
+        bundle={"model_id": "toy", "schedule_hash": schedule_hash(SCHEDULE), "target": "onnxruntime", "budget": 1 / 3},
+        samples={"count": 2, "digest": "e" * 64, "with_answers": 2 * answers},
+        settings={"metric": "exact_match", "batch_size": 8, "max_new_tokens": 16, "seed": 0, "device": "cpu"},
+        schedule_loss=distances,
+        export_loss=distances
+        | {
+            "logit_deviation_max": loss,
+            "kept_agreement": {"vision": 1.0, "drop_0": 1.0, "drop_1": 0.995},
+            "near_tie_samples": 1,
+            "layer_deviations": [1e-6, 3e-6, 2e-6, float("nan") if loss > 1 else 1e-6],
+        },
+        scores={"all": table, "subsets": {"color": table, "<i>size</i>": table}} if answers else {},
+        gates=(
+            GateResult(name="logit_deviation", value=loss, limit=1e-4, passed=passed),
+            GateResult(name="near_tie_share", value=0.01, limit=None, passed=None, note="switched off"),
+        ),
+        rows=tuple({"id": f"evaluation-{i}", **row} for i in range(2)),
+        versions=VERSIONS,
+    )
+    return json.loads(found.to_json())
+
+
+def benchmark() -> dict[str, Any]:
+    """bench.json of four rungs."""
+
+    def timing(seconds: float) -> dict[str, float]:
+        return {"median": seconds, "low": 0.9 * seconds, "high": 1.2 * seconds}
+
+    def rung(factor: float, *, selector: float | None) -> dict[str, Any]:
+        parts = {"vision": 0.004, "prefill": 0.02, "decode_per_token": 0.003, "total": 0.07}
+        seconds = {name: timing(factor * value) for name, value in parts.items()}
+        seconds |= {} if selector is None else {"selector": timing(selector)}
+        return {
+            "kv_bytes": int(4096 * factor),
+            "kv_lengths": [17, 15, 11],
+            "process_peak_bytes": 10**8,
+            "seconds": seconds,
+        }
+
+    rungs = {
+        "engine": rung(1.0, selector=0.001),
+        "engine_unpruned": rung(2.5, selector=0.0),
+        "torch_pruned": rung(2.0, selector=None),
+        "torch_original": rung(3.0, selector=None),
+    }
+    found = Bench(
+        bundle={"model_id": "toy", "schedule_hash": schedule_hash(SCHEDULE), "target": "onnxruntime", "budget": 1 / 3},
+        batch={"rows": 1, "prompt_tokens": 25, "visual_tokens": 16, "new_tokens": 4},
+        rungs=rungs,
+        ratios={"engine_unpruned": {"prefill": 2.5, "total": 2.1}},
+        machine={
+            "cpu": "Some CPU",
+            "cores": 2,
+            "memory_bytes": 2**34,
+            "os": "Linux",
+            "python": "3.11",
+            "versions": VERSIONS,
+        },
+        settings={"warmup": 2, "repeats": 10},
+        notes=("torch_original runs its vision tower inside its forward", "process_peak_bytes is of the whole process"),
+    )
+    return json.loads(json.dumps(found.to_dict()))
+
+
+def results(**changes: Any) -> dict[str, Any]:
+    """All three by part."""
+    return {"calibration": calibration(), "verify": verification(), "bench": benchmark()} | changes
+
+
+def empty_schedule() -> Schedule:
+    """Nothing is dropped."""
+    return replace(SCHEDULE, vision=None, drops=())
