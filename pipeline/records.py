@@ -84,13 +84,15 @@ def why_stale(record: Record | None, ingredients: Ingredients, outputs: dict[str
 
 
 def _difference(before: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) -> str:
-    for part, text in (
-        ("recipe", "recipe key {} changed{}"),
-        ("inputs", "input {} changed"),
-        ("versions", "version of {} changed{}"),
-    ):
+    """The first ingredient that differs, in words."""
+    for part, noun in (("recipe", "recipe key"), ("inputs", "input"), ("versions", "version of")):
         old, new = before.get(part, {}), now[part]
         for name in sorted(old.keys() | new.keys()):
-            if old.get(name) != new.get(name):
-                return text.format(name, f" ({old.get(name)} → {new.get(name)})")
+            if name not in old:
+                return f"{noun} {name} is new"
+            if name not in new:
+                return f"{noun} {name} is gone"
+            if old[name] != new[name]:
+                values = "" if part == "inputs" else f" ({old[name]} → {new[name]})"
+                return f"{noun} {name} changed{values}"
     return "the stage's definition changed"

@@ -10,6 +10,9 @@ from vitcop.pipeline.preflight import Checked
 from vitcop.pipeline.recipe import Recipe
 from vitcop.pipeline.versions import versions_of
 
+UNPRUNED = ".vitcop/unpruned"
+"""The bundle of the same model without dropping, which `bench` compares with."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StageRun:
@@ -178,20 +181,23 @@ def _run_verify(stage: StageRun) -> None:
     )
 
 
-def _run_bench(stage: StageRun) -> None:
-    from vitcop.pipeline.steps.bench import bench
+def _run_reference(stage: StageRun) -> None:
     from vitcop.pipeline.steps.export import export
 
-    section, unpruned = stage.recipe.bench, None
-    if section.unpruned:
-        unpruned = export(stage.recipe.model, "none", stage.store / "unpruned", console=stage.console)
+    export(stage.recipe.model, "none", stage.target(UNPRUNED), console=stage.console)
+
+
+def _run_bench(stage: StageRun) -> None:
+    from vitcop.pipeline.steps.bench import bench
+
+    section = stage.recipe.bench
     bench(
         stage.out / "bundle",
         stage.recipe.data.evaluation,
         target=stage.recipe.build.target,
         options=stage.recipe.target_options,
         model=stage.recipe.model,
-        unpruned=unpruned,
+        unpruned=stage.out / UNPRUNED if section.unpruned else None,
         compare_torch=section.compare_torch,
         device=stage.recipe.device,
         out=stage.target("bench.json"),
@@ -267,10 +273,19 @@ STAGES: tuple[Stage, ...] = (
         run=_run_verify,
     ),
     Stage(
+        name="reference",
+        outputs=(Output(path=UNPRUNED, in_place=True, without=("engines",)),),
+        settings=(),
+        inputs=_export_inputs,
+        versions=_export_versions,
+        run=_run_reference,
+        wanted=lambda recipe: recipe.bench.enabled and recipe.bench.unpruned,
+    ),
+    Stage(
         name="bench",
         outputs=(Output(path="bench.json"),),
         settings=("bench", "device"),
-        after=("bundle", "build.json"),
+        after=("bundle", "build.json", UNPRUNED),
         inputs=lambda recipe, checked: {"evaluation samples": checked.digests["evaluation"]},
         versions=_target_versions,
         run=_run_bench,

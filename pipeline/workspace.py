@@ -65,5 +65,6 @@ class Workspace:
 
     def _folders(self) -> list[Path]:
         """Where stages write under temporary names."""
-        engines = sorted(path for path in (self.out / "bundle" / "engines").glob("*") if path.is_dir())
+        bundles = (self.out / "bundle", self.private / "unpruned")
+        engines = [path for bundle in bundles for path in sorted((bundle / "engines").glob("*")) if path.is_dir()]
         return [self.out, self.private, self.private / "stages", *engines]

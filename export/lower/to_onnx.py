@@ -15,7 +15,7 @@ OPSET = 23
 
 
 def lower(graph: TokenGraph) -> ir.Model:
-    """Lower the last trace of `graph`. Initializers stay as torch.onnx made them; those of fake tensors have no value."""
+    """Lower the last trace of `graph`. Initializers stay as torch.onnx made them; fake ones have no value."""
     # torch.onnx decomposes every program before it translates it, which traces the whole graph again: two thirds of
     # the export's time. A captured graph already consists of operators that have a translation; only where one has
     # none is it worth it.

@@ -120,6 +120,8 @@ class DropTokensPass(Pass):
         if drop.op == "merge":
             clusters = self.schedule.vision.clusters.centers
             scores = _SCORES[drop.score](fxg, self._attention(boundary, drop.layer), drop, inputs)
+            if drop.order == "largest":  # the op keeps what scores least
+                scores = fxg.call_function(aten.neg.default, (scores,))
             plan = fxg.call_function(
                 vitcop.cluster_merge_plan.default,
                 (scores, inputs["cluster_labels"], visual_index, mask, *clusters, num, den, int(drop.merge == "mean")),
@@ -183,7 +185,7 @@ def _unpack(fxg: fx.Graph, node: fx.Node, *names: str) -> dict[str, fx.Node]:
 
 
 def _merge_hidden(fxg: fx.Graph, hidden: fx.Node, visual_index: fx.Node, plan: dict[str, fx.Node]) -> fx.Node:
-    """hidden [B,S,H] -> [B,S−V+R,H]: kept rows gathered, visual ones replaced by assignment [B,R,V] times their rows."""
+    """hidden [B,S,H] -> [B,S−V+R,H]: kept rows, the visual ones replaced by assignment [B,R,V] times theirs."""
     rows = fxg.call_function(GATHER_ROWS, (hidden, visual_index))
     weights, dtype = plan["assignment"], hidden.meta["val"].dtype
     if dtype != torch.float32:

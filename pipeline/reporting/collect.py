@@ -67,7 +67,7 @@ def collect(bundle: "Bundle", results: Mapping[str, Json | None], *, title: str 
 
 def _sentence(verify: Json | None) -> str:
     if verify is None:
-        return "Not verified: there is no verify.json in this folder, so nothing here is proved."
+        return "There is no verify.json in this folder, so nothing here is proved."
     failed = [gate for gate in verify["gates"] if gate["passed"] is False]
     if failed:
         named = "; ".join(f"{gate['name']} is {plain(gate['value'])}, limit {plain(gate['limit'])}" for gate in failed)

@@ -90,8 +90,13 @@ def calibration() -> dict[str, Any]:
     return json.loads(found.to_json())
 
 
-def verification(*, passed: bool = True, answers: bool = True, loss: float = 7.6e-6) -> dict[str, Any]:
+def verification(**how: Any) -> dict[str, Any]:
     """verify.json of two samples."""
+    return json.loads(verified(**how).to_json())
+
+
+def verified(*, passed: bool = True, answers: bool = True, loss: float = 7.6e-6) -> Verification:
+    """What `verify` returns for two samples."""
     rungs = {"original": 0.82, "pruned": 0.80, "engine": 0.80, "random": 0.7, "uniform": 0.75}
     table = {
         "count": 2,
@@ -108,7 +113,7 @@ def verification(*, passed: bool = True, answers: bool = True, loss: float = 7.6
         "steps": 4,
     }
     row = {"subset": "color", "answers": dict.fromkeys(rungs, "blue"), "scores": dict.fromkeys(rungs, 1.0)}
-    found = Verification(
+    return Verification(
         bundle={"model_id": "toy", "schedule_hash": schedule_hash(SCHEDULE), "target": "onnxruntime", "budget": 1 / 3},
         samples={"count": 2, "digest": "e" * 64, "with_answers": 2 * answers},
         settings={"metric": "exact_match", "batch_size": 8, "max_new_tokens": 16, "seed": 0, "device": "cpu"},
@@ -128,11 +133,15 @@ def verification(*, passed: bool = True, answers: bool = True, loss: float = 7.6
         rows=tuple({"id": f"evaluation-{i}", **row} for i in range(2)),
         versions=VERSIONS,
     )
-    return json.loads(found.to_json())
 
 
 def benchmark() -> dict[str, Any]:
     """bench.json of four rungs."""
+    return json.loads(json.dumps(benched().to_dict()))
+
+
+def benched() -> Bench:
+    """What `bench` returns for four rungs."""
 
     def timing(seconds: float) -> dict[str, float]:
         return {"median": seconds, "low": 0.9 * seconds, "high": 1.2 * seconds}
@@ -154,7 +163,7 @@ def benchmark() -> dict[str, Any]:
         "torch_pruned": rung(2.0, selector=None),
         "torch_original": rung(3.0, selector=None),
     }
-    found = Bench(
+    return Bench(
         bundle={"model_id": "toy", "schedule_hash": schedule_hash(SCHEDULE), "target": "onnxruntime", "budget": 1 / 3},
         batch={"rows": 1, "prompt_tokens": 25, "visual_tokens": 16, "new_tokens": 4},
         rungs=rungs,
@@ -170,7 +179,6 @@ def benchmark() -> dict[str, Any]:
         settings={"warmup": 2, "repeats": 10},
         notes=("torch_original runs its vision tower inside its forward", "process_peak_bytes is of the whole process"),
     )
-    return json.loads(json.dumps(found.to_dict()))
 
 
 def results(**changes: Any) -> dict[str, Any]:

@@ -280,7 +280,7 @@ def test_no_disk_space_on_the_way(invoke, fake_stages, project, error):
     fake_stages.fail.clear()
     fake_stages.ran.clear()
     assert invoke("run", project / "recipe.yaml", "-o", project / "out").exit_code == 0
-    assert fake_stages.ran == ["verify", "bench", "report"]
+    assert fake_stages.ran == ["verify", "reference", "bench", "report"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,132 @@
+"""Digests that notice every change, files that appear whole, JSON for any reader, progress that suits its reader."""
+
+import io
+import json
+import os
+import sys
+
+import pytest
+
+from vitcop.pipeline.console import Console, PlainProgress, dump_json
+from vitcop.pipeline.digests import Digests
+from vitcop.pipeline.partial import discard_leftovers, partial_path, publish, written_whole
+from vitcop.pipeline.workspace import Workspace
+from vitcop.plugins.errors import InputError
+
+
+def test_digest_of_a_folder_notices_names_and_bytes(tmp_path):
+    folder = tmp_path / "f"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a").write_text("1")
+    (folder / "sub" / "b").write_text("2")
+    first = Digests().path(folder)
+    (folder / "engines").mkdir()
+    (folder / "engines" / "e").write_text("3")
+    (folder / ".partial-x").write_text("half")
+    assert Digests().path(folder, without=("engines",)) == first != Digests().path(folder)
+    (folder / "sub" / "b").rename(folder / "sub" / "c")
+    assert Digests().path(folder, without=("engines",)) != first
+    assert Digests().path(tmp_path / "nothing") is None
+
+
+def test_digests_are_remembered_but_not_believed_blindly(tmp_path):
+    file, store = tmp_path / "f", tmp_path / "store.json"
+    file.write_text("one")
+    fresh = Digests(store)
+    first = fresh.file(file)
+    fresh.save()
+    assert json.loads(store.read_text()) == {}, "a file changed this moment could change again unseen"
+    stat = file.stat()
+    stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+    store.write_text(json.dumps({str(file.resolve()): [*stamp, "remembered"]}))
+    assert Digests(store).file(file) == "remembered"
+    file.write_text("two")
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert Digests(store).file(file) not in ("remembered", first)
+    store.write_text("not json")
+    assert Digests(store).file(file) != first
+
+
+def test_written_whole_or_not_at_all(tmp_path):
+    final = tmp_path / "x.json"
+    final.write_text("old")
+    with pytest.raises(ZeroDivisionError), written_whole(final) as partial:
+        partial.write_text("half")
+        raise ZeroDivisionError
+    assert final.read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["x.json"]
+    with written_whole(final) as partial:
+        partial.write_text("new")
+    assert final.read_text() == "new"
+
+
+def test_a_folder_replaces_a_folder(tmp_path):
+    final = tmp_path / "b"
+    for text in ("one", "two"):
+        partial_path(final).mkdir()
+        (partial_path(final) / text).write_text(text)
+        publish(final)
+        assert [path.name for path in final.iterdir()] == [text]
+    partial_path(final).mkdir()
+    assert discard_leftovers(tmp_path) == [".partial-b"]
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_json_has_no_nan():
+    assert json.loads(dump_json({"a": [float("nan"), float("inf"), 1.5], 2: (True, None, "ü")})) == {
+        "a": [None, None, 1.5],
+        "2": [True, None, "ü"],
+    }
+
+
+def test_plain_progress_speaks_now_and_then(capsys, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    progress = PlainProgress()
+    progress.start(100, "calibrate")
+    for _ in range(100):
+        clock[0] += 1
+        progress.advance()
+    assert capsys.readouterr().err.splitlines() == [f"calibrate: {done}/100" for done in (20, 40, 60, 80, 100)]
+
+
+def test_bar_on_a_terminal(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    with Console().progress() as progress:
+        for total, title in ((3, "first phase"), (2, "second phase")):
+            progress.start(total, title)
+            for _ in range(total):
+                progress.advance()
+    assert "second phase" in terminal.getvalue()
+
+
+def test_quiet_console_says_nothing(capsys):
+    console = Console(quiet=True)
+    console.note("a")
+    with console.progress() as progress:
+        progress.start(1, "b")
+        progress.advance()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_workspace_takes_new_empty_and_own_folders(tmp_path):
+    Workspace(tmp_path / "new").check()
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "empty").mkdir()
+    with Workspace(tmp_path / "empty").locked() as leftovers:
+        assert leftovers == []
+    Workspace(tmp_path / "empty").check()
+    (tmp_path / "dangling").symlink_to(tmp_path / "gone")
+    with pytest.raises(InputError, match="is a file"):
+        Workspace(tmp_path / "dangling").check()
+
+
+def test_lock_is_free_again_after_use(tmp_path):
+    for _ in range(2):
+        with Workspace(tmp_path / "out").locked():
+            pass
