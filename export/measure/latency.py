@@ -175,8 +175,8 @@ def bench(
             "options": dict(options or {}),
         },
         notes=(
-            "selector is the share of vision and prefill that the runtime's own profile gives to vitcop "
-            "operations; those two include it",
+            "selector is the share of vision tower and prefill that the runtime's own profile gives to vitcop "
+            "operations; those two are shown without it, their ratios with it",
             "torch_original runs its vision tower inside its forward: its vision time is part of its prefill",
             "process_peak_bytes is of the whole process, all rungs loaded so far included",
         ),
@@ -241,14 +241,13 @@ def _run_once(runner: Runner, batch: PromptBatch, new_tokens: int) -> tuple[dict
 
 
 def _seconds(times: dict[str, list[float]], shares: dict[str, float] | None) -> dict[str, Any]:
-    """Timings by part, and the selector's where the target can tell its share."""
-    parts = {part: asdict(_timing(values)) for part, values in times.items()}
+    """Timings by part; where the target can tell its share, the selector's are taken out of vision and prefill."""
     if shares is not None:
-        selector = [
-            v * shares["vision"] + p * shares["prefill"] for v, p in zip(times["vision"], times["prefill"], strict=True)
-        ]
-        parts["selector"] = asdict(_timing(selector))
-    return parts
+        taken = {part: [value * shares[part] for value in times[part]] for part in shares}
+        rest = {part: [value * (1 - shares[part]) for value in times[part]] for part in shares}
+        selector = [sum(values) for values in zip(*taken.values(), strict=True)]
+        times = {**times, **rest, "selector": selector}
+    return {part: asdict(_timing(values)) for part, values in times.items()}
 
 
 def _timing(values: Sequence[float]) -> Timing:

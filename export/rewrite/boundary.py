@@ -133,3 +133,10 @@ def symbol(node: fx.Node, axis: int) -> str | None:
     if not isinstance(value, Tensor) or value.dim() <= axis or not isinstance(value.shape[axis], SymInt):
         return None
     return str(value.shape[axis])
+
+
+def size_symbols(node: fx.Node) -> set[str]:
+    """Symbols that the sizes of a node's value are made of, derived ones (2·S) taken apart."""
+    value = node.meta.get("val")
+    sizes = value.shape if isinstance(value, Tensor) else ()
+    return {str(each) for size in sizes if isinstance(size, SymInt) for each in size.node.expr.free_symbols}

@@ -10,7 +10,7 @@ from vitcop.calibrate.schedule import Drop, Schedule
 from vitcop.export.capture.attention import ATTENTION
 from vitcop.export.capture.paths import ModulePaths
 from vitcop.export.capture.token_graph import GraphInput, TokenGraph
-from vitcop.export.rewrite.boundary import Boundary, Rebuild, is_inside, symbol
+from vitcop.export.rewrite.boundary import Boundary, Rebuild, is_inside, size_symbols, symbol
 from vitcop.export.rewrite.passes import Pass
 from vitcop.export.rewrite.rows import GATHER_ROWS
 from vitcop.plugins import ops as _ops  # noqa: F401  (registers the vitcop:: operators)
@@ -91,7 +91,7 @@ class DropTokensPass(Pass):
         """The one crossing value that is more than a function of ids and shapes, [B,S,H]."""
         rebuild = Rebuild(boundary.graph, {node: node for node in ids}, dict.fromkeys(lengths, boundary.first))
         other = [node for node in boundary.crossing if not rebuild.applies_to(node)]
-        sized = [node for node in other if any(symbol(node, axis) in lengths for axis in range(8))]
+        sized = [node for node in other if size_symbols(node) & lengths]
         if len(sized) != 1 or symbol(sized[0], 1) is None:
             names = (
                 ", ".join(f"{node.name}{tuple(getattr(node.meta.get('val'), 'shape', ()))}" for node in sized) or "none"

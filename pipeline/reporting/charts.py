@@ -17,7 +17,7 @@ KINDS = {
 _ASIDE = {"paper": -5, "uniform": 5, "random": 10}
 """Kinds measured at the same budgets stand a little apart, so that their error bars can be told from each other."""
 
-PARTS = ("vision tower", "prefill", "decode")
+PARTS = ("vision tower", "selector", "prefill", "decode")
 """Parts of a time bar, in the order of the road."""
 
 

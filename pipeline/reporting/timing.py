@@ -24,6 +24,7 @@ def time_bars(bench: Json) -> tuple[TimeBar, ...]:
         seconds = bench["rungs"][rung]["seconds"]
         parts = {
             "vision tower": seconds["vision"]["median"],
+            "selector": seconds.get("selector", {}).get("median", 0.0),
             "prefill": seconds["prefill"]["median"],
             "decode": seconds["decode_per_token"]["median"] * steps,
         }
