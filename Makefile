@@ -27,7 +27,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 
 bench: $(VENV)/.installed
-	$(BIN)/python benchmarks/selection.py
+	$(BIN)/python benchmarks/budgets.py
 	$(BIN)/python benchmarks/export_time.py
 
 train: $(VENV)/.installed

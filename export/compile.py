@@ -1,6 +1,7 @@
 """From a checkpoint and a schedule to a bundle: capture, rewrite, lower, write."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -17,6 +18,7 @@ from vitcop.export.lower.tidy import tidy
 from vitcop.export.lower.weights import attach_weights
 from vitcop.export.rewrite import DropTokensPass, Sequence, SplitCachePass, VisionStagePass
 from vitcop.plugins.errors import InputError
+from vitcop.plugins.spec import keep_count
 
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -93,7 +95,7 @@ def _captures(skeleton: Skeleton, schedule: Schedule) -> dict[str, Callable[[], 
     model, family = skeleton.model, skeleton.family
     paths, grid = module_paths(model, family), family.grid(model.config)
     num_visual = schedule.vision_count(grid[0] * grid[1])
-
+    schedule = whole_counts(schedule, num_visual)
     least = least_visual_count(schedule)
 
     def vision() -> TokenGraph:
@@ -114,11 +116,25 @@ def _captures(skeleton: Skeleton, schedule: Schedule) -> dict[str, Callable[[], 
     return {"vision": vision, "prefill": prefill, "decode": decode}
 
 
+def whole_counts(schedule: Schedule, num_visual: int) -> Schedule:
+    """The same schedule in fractions that leave a token by themselves, for V visual tokens at LLM input.
+
+    Where V·num // den is 0 a drop keeps one token nevertheless; sizes of a traced graph are plain products (see
+    `least_visual_count`) and cannot say so. Such a fraction becomes the equal 1/V.
+    """
+    drops, present = [], num_visual
+    for drop in schedule.drops:
+        num, den = drop.keep
+        drops.append(drop if present * num // den else replace(drop, keep=(1, present)))
+        present = keep_count(present, drop.keep)
+    return replace(schedule, drops=tuple(drops))
+
+
 def least_visual_count(schedule: Schedule) -> int:
     """Least V at LLM input for which every drop keeps at least two tokens, by the fraction alone.
 
-    torch.export treats sizes 0 and 1 as special; from this V on the kept counts are plain products. The graphs
-    themselves take any V, since the ops compute their counts from the shapes that they see.
+    torch.export treats sizes 0 and 1 as special; from this V on the kept counts are plain products. The graphs also take
+    a smaller V, as long as V·num // den is at least 1 at every drop.
     """
     least = 2
     for drop in reversed(schedule.drops):
