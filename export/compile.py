@@ -133,8 +133,8 @@ def whole_counts(schedule: Schedule, num_visual: int) -> Schedule:
 def least_visual_count(schedule: Schedule) -> int:
     """Least V at LLM input for which every drop keeps at least two tokens, by the fraction alone.
 
-    torch.export treats sizes 0 and 1 as special; from this V on the kept counts are plain products. The graphs also take
-    a smaller V, as long as V·num // den is at least 1 at every drop.
+    torch.export treats sizes 0 and 1 as special; from this V on the kept counts are plain products. The graphs
+    also take a smaller V, as long as V·num // den is at least 1 at every drop.
     """
     least = 2
     for drop in reversed(schedule.drops):

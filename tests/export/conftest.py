@@ -1,7 +1,7 @@
 """A tiny LLaVA of three decoder layers captured once with real weights, and a few bundles, each exported once.
 
-What is exported or traced costs seconds, so everything here lives as long as the session. Tests that edit a graph take a
-copy of it (`duplicate`), which costs nothing.
+What is exported or traced costs seconds, so everything here lives as long as the session. Tests that edit a graph take
+a copy of it (`duplicate`), which costs nothing.
 """
 
 import sys

@@ -1,7 +1,6 @@
-"""Checks on a rewritten prefill graph that know nothing of how the pass works: which node belongs to which layer, and what
-may stand before it."""
+"""Checks on a rewritten prefill graph that know nothing of how the pass works: which node belongs to which layer, and
+what may stand before it."""
 
-import operator
 from typing import Any
 
 import torch
@@ -69,7 +68,9 @@ def unpruned_reads(graph: TokenGraph, schedule: Schedule, paths: ModulePaths) ->
     Weights, the batch size and values that follow from the layer group's own drop may be read.
     """
     selectors, values = drop_nodes(graph), symbol_values(graph)
-    assert len(selectors) == len(schedule.drops), f"{len(selectors)} drops in the graph, {len(schedule.drops)} in the schedule"
+    assert len(selectors) == len(schedule.drops), (
+        f"{len(selectors)} drops in the graph, {len(schedule.drops)} in the schedule"
+    )
     touched = [descendants(node) for node in selectors]
     lengths = [count + SIZES["sequence"] - SIZES["visual"] for count in schedule.group_counts(SIZES["visual"])]
     group_of = [g for g, layers in enumerate(schedule.groups) for _ in layers] + [len(schedule.groups) - 1]
@@ -90,10 +91,9 @@ def unpruned_reads(graph: TokenGraph, schedule: Schedule, paths: ModulePaths) ->
 
 
 def wrong_lengths(graph: TokenGraph, schedule: Schedule, paths: ModulePaths) -> list[str]:
-    """Every value of a decoder layer whose shape holds a length of another layer group (a graph whose sizes are known)."""
+    """Every value of a decoder layer whose shape holds a length of another layer group (where sizes are known)."""
     values = symbol_values(graph)
-    counts = (Schedule(num_layers=1).group_counts(SIZES["visual"])[0], *schedule.group_counts(SIZES["visual"])[1:])
-    lengths = [count + SIZES["sequence"] - SIZES["visual"] for count in counts]
+    lengths = [count + SIZES["sequence"] - SIZES["visual"] for count in schedule.group_counts(SIZES["visual"])]
     group_of = [g for g, layers in enumerate(schedule.groups) for _ in layers]
     found = []
     for node in graph.module.graph.nodes:
@@ -107,11 +107,3 @@ def wrong_lengths(graph: TokenGraph, schedule: Schedule, paths: ModulePaths) -> 
                 if sizes & (others | {SIZES["visual"]}):
                     found.append(f"layer {layer}: {node.name} {tuple(tensor.shape)}")
     return found
-
-
-def short_target(node: fx.Node) -> str:
-    """`aten.add`, `vitcop.knorm_select`, `getitem`: without overload names, which differ between releases."""
-    if node.target is operator.getitem:
-        return "getitem"
-    text = str(getattr(node.target, "__name__", node.target)) if not hasattr(node.target, "overloadpacket") else str(node.target.overloadpacket)
-    return text

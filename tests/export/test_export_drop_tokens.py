@@ -1,5 +1,7 @@
 """The rewritten graphs against the model under the same schedule, walked layer by layer in PyTorch."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -138,9 +140,8 @@ def test_a_row_does_not_depend_on_what_else_is_in_the_batch(captured, paper_drop
 
 def test_keeping_everything_drops_nothing(captured):
     """Keep fractions of 1 leave logits and lengths as they were (the rewritten graph only gathers in place)."""
-    from dataclasses import replace
-
-    whole = replace(SCHEDULES["adjacent-selects"], drops=tuple(replace(d, keep=(1, 1)) for d in SCHEDULES["adjacent-selects"].drops))
+    schedule = SCHEDULES["adjacent-selects"]
+    whole = replace(schedule, drops=tuple(replace(drop, keep=(1, 1)) for drop in schedule.drops))
     batch, kept = synthetic(captured, whole, size=2, num_visual=9)
     feeds = prompt_feeds(batch) | carried(kept)
     found, plain = run_graph(drop_points(captured, whole), feeds), run_graph(captured.graphs["prefill"], feeds)

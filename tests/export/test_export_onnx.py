@@ -20,7 +20,7 @@ from vitcop.plugins.registry import ONNX_OPS
 
 LAYERS, HEADS, KV_HEADS = 2, 4, 2
 NODES_PER_DROP = 60
-"""Nodes that a drop may add to the prefill graph: the drop itself, and mask and rotary tables of the next layer group."""
+"""Nodes that a drop may add to the prefill graph: the drop itself, and the next group's mask and rotary tables."""
 
 VITCOP_NODES = {
     "vision": {"VisionSaliency": 1, "ScoreSelect": 1, "DensityPeakClusters": 1},
@@ -149,19 +149,26 @@ def test_the_nodes_are_those_of_the_rewritten_graph(captured, models):
     found = {ONNX_OPS[op].torch_name for op in VITCOP_NODES["prefill"]}
     assert names == found
     gathers = sum(str(target).startswith("vitcop.gather_rows") for target in targets)
-    assert counts(models["merged"]["prefill"])["GatherND"] == gathers - 1, "labels have no reader behind the only drop"
+    assert counts(models["merged"]["prefill"])["GatherND"] == gathers
+
+
+def doubles(nodes):
+    """Op types of the nodes that make fp64: casts and constants."""
+    for node in nodes:
+        for item in node.attribute:
+            cast = node.op_type == "Cast" and item.name == "to" and item.i == TensorProto.DOUBLE
+            if cast or (item.HasField("t") and item.t.data_type == TensorProto.DOUBLE):
+                yield node.op_type
 
 
 @pytest.mark.parametrize("part", GRAPHS)
-def test_no_double_precision_anywhere(models, kind, part):
+def test_no_double_precision_outside_of_vitcops_own_functions(models, kind, part):
+    """In the graphs nowhere; in bodies where the definition itself sums in fp64 (a plugin replaces them on a GPU)."""
     model = models[kind][part]
-    tensors = [*model.graph.initializer]
-    nodes = [*model.graph.node, *(node for body in model.functions for node in body.node)]
-    for node in nodes:
-        for item in node.attribute:
-            tensors += [item.t] if item.HasField("t") else []
-            assert not (node.op_type == "Cast" and item.name == "to" and item.i == TensorProto.DOUBLE), node.name
-    assert not [tensor.name for tensor in tensors if tensor.data_type == TensorProto.DOUBLE]
+    assert not list(doubles(model.graph.node))
+    assert not [tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.DOUBLE]
+    with_doubles = {body.name for body in model.functions if list(doubles(body.node))}
+    assert with_doubles <= {"ClusterMergePlan", "DensityPeakClusters"}
 
 
 @pytest.mark.parametrize("part", GRAPHS)
@@ -215,7 +222,7 @@ def test_the_merged_bundle_is_the_scheduled_model(merged, make_batch, size):
     assert answers[0] == answers[1]
 
 
-def test_the_onnx_prefill_takes_other_numbers_of_visual_tokens(merged, captured):
+def test_the_onnx_prefill_takes_other_numbers_of_visual_tokens(merged):
     """V = 4, 9 and 40 in the engine against PyTorch; V enters through features and index alone."""
     from test_export_drop_tokens import FeaturesRunner, carried, prompt_feeds, synthetic
 
@@ -252,7 +259,7 @@ def test_a_paper_preset_end_to_end(tmp_path, make_batch):
     bundle = Bundle.open(export_bundle(folder, schedule, tmp_path / "bundle"))
     four = Exported(folder, *load_model(Checkpoint.open(folder)), bundle)
     batch = make_batch(four.processor, four.family, 3)
-    found = generate(OnnxRuntimeRunner(bundle, threads=1), batch, max_new_tokens=6, eos_ids=(), keep_logits=True)
-    expected = generate(ScheduledRunner(four.model, four.family, schedule), batch, max_new_tokens=6, eos_ids=(), keep_logits=True)
+    runners = OnnxRuntimeRunner(bundle, threads=1), ScheduledRunner(four.model, four.family, schedule)
+    found, expected = (generate(each, batch, max_new_tokens=6, eos_ids=(), keep_logits=True) for each in runners)
     assert found.tokens == expected.tokens
     np.testing.assert_allclose(found.logits, expected.logits, atol=2e-4, rtol=0)

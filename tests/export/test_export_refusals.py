@@ -1,5 +1,5 @@
-"""A graph of another form than a pass needs is refused, with the pass and the place in the message; so are schedules that
-cannot be exported."""
+"""A graph of another form than a pass needs is refused, with the pass and the place in the message; so are schedules
+that cannot be exported."""
 
 import operator
 from dataclasses import replace
@@ -70,7 +70,7 @@ def test_no_attention_node_in_a_layer(captured):
     graph, path = duplicate(captured.graphs["prefill"]), captured.paths.layers[1]
     for node in graph.module.graph.nodes:
         if node.target is ATTENTION and is_inside(node, path):
-            node.target = torch.ops.onnx.Attention.default if hasattr(torch.ops.onnx.Attention, "default") else operator.add
+            node.target = operator.add
     with pytest.raises(PassError, match=f"^DropTokensPass at {path}: expected one Attention node, found 0"):
         DropTokensPass(PAPER, captured.paths)(graph)
 
@@ -78,7 +78,7 @@ def test_no_attention_node_in_a_layer(captured):
 def cross(graph, path, make):
     """Let a value made by `make` from the hidden states before the layer at `path` be read inside it.
 
-    `make(fx_graph, hidden)` returns the node and its value's meta, node by node; the reader is an addition in the layer.
+    `make(fx_graph, hidden)` returns the node, with the meta of its value; the reader is an addition in the layer.
     """
     fxg = graph.module.graph
     boundary = Boundary.before(fxg, path)

@@ -9,7 +9,6 @@ import onnxruntime
 import pytest
 import torch
 from export_cases import Exported
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_models import build_tiny_llava
 
@@ -33,23 +32,29 @@ def initializers(bundle):
             yield part, tensor
 
 
+def external_ones(bundle):
+    """(graph, tensor) of those whose values lie in a shard."""
+    return [(part, t) for part, t in initializers(bundle) if t.data_location == onnx.TensorProto.EXTERNAL]
+
+
 def place(tensor):
     return {entry.key: entry.value for entry in tensor.external_data}
 
 
 def test_weights_are_external_under_plain_names(plain):
-    bundle, shards = plain.bundle, set()
-    external = [(part, tensor) for part, tensor in initializers(bundle) if tensor.data_location == onnx.TensorProto.EXTERNAL]
-    for _, tensor in external:
-        shards.add(place(tensor)["location"])
-    assert shards == {SINGLE_SHARD}
+    bundle, external = plain.bundle, external_ones(plain.bundle)
+    assert {place(tensor)["location"] for _, tensor in external} == {SINGLE_SHARD}
     assert [record.name for record in bundle.manifest.weights.files] == [SINGLE_SHARD]
     assert bundle.manifest.weights.folder == str(plain.folder)
     assert not list(bundle.path.glob("*.safetensors"))
-    # All that the decoder holds, in the prefill and in the decode graph; of the vision tower the layers that are read.
-    text = sum(name.startswith(("model.language_model", "lm_head")) for name, _ in plain.model.named_parameters())
+    # Each matrix of the decoder under its own name; vectors of equal content (a fresh model's norms) may share one.
+    matrices = {
+        name
+        for name, value in plain.model.named_parameters()
+        if name.startswith(("model.language_model", "lm_head")) and value.ndim > 1
+    }
     for part in ("prefill", "decode"):
-        assert sum(each == part for each, _ in external) == text
+        assert matrices <= {tensor.name for each, tensor in external if each == part}
 
 
 def test_what_is_inline_is_small_and_no_weight(plain, merged):
@@ -65,16 +70,13 @@ def test_external_values_are_those_of_the_checkpoint(plain):
     """The bytes at the recorded place, under the model's own names."""
     state = plain.model.state_dict()
     seen = set()
-    for _, tensor in initializers(plain.bundle):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            where = place(tensor)
-            raw = np.memmap(
-                plain.folder / where["location"], np.uint8, "r", int(where["offset"]), (int(where["length"]),)
-            )
-            values = raw.view(np.float32).reshape(tuple(tensor.dims))
-            np.testing.assert_array_equal(values, state[tensor.name].numpy(), err_msg=tensor.name)
-            seen.add(tensor.name)
-    assert len(seen) > 40
+    for _, tensor in external_ones(plain.bundle):
+        where = place(tensor)
+        raw = np.memmap(plain.folder / where["location"], np.uint8, "r", int(where["offset"]), (int(where["length"]),))
+        values = raw.view(np.float32).reshape(tuple(tensor.dims))
+        np.testing.assert_array_equal(values, state[tensor.name].numpy(), err_msg=tensor.name)
+        seen.add(tensor.name)
+    assert len(seen) > 30
 
 
 def test_onnx_runtime_reads_them_in_place(plain):
@@ -89,9 +91,8 @@ def test_onnx_runtime_reads_them_in_place(plain):
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(plain.folder))
     session = onnxruntime.InferenceSession(small.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    with safe_open(plain.folder / SINGLE_SHARD, "pt") as file:
-        key = next(key for key in file.keys() if key.endswith("layers.1.mlp.down_proj.weight"))
-        expected = file.get_tensor(key).numpy()
+    tensors = load_file(plain.folder / SINGLE_SHARD)
+    (expected,) = (value.numpy() for key, value in tensors.items() if key.endswith("layers.1.mlp.down_proj.weight"))
     np.testing.assert_array_equal(session.run(None, {})[0], expected)
 
 
@@ -133,7 +134,7 @@ def modern(name):
 
 def hub(name):
     """Names as the llava-hf checkpoints on the hub have them."""
-    return name.replace("vision_tower.", "vision_tower.vision_model.", 1) if name.startswith("vision_tower.embed") else name
+    return name.replace("vision_tower.", "vision_tower.vision_model.", 1)
 
 
 @pytest.mark.parametrize("rename", [modern, hub])
@@ -157,7 +158,7 @@ def test_a_missing_tensor_is_named(copied):
     folder, tensors, write = copied
     gone = next(name for name in tensors if name.endswith("layers.1.self_attn.k_proj.weight"))
     write({name: value for name, value in tensors.items() if name != gone})
-    with pytest.raises(InputError, match=r"tensor model\..*layers\.1\.self_attn\.k_proj\.weight of the model is not in the"):
+    with pytest.raises(InputError, match=r"tensor model\..*\.1\.self_attn\.k_proj\.weight of the model is not in the"):
         load_skeleton(Checkpoint.open(folder))
 
 
@@ -165,7 +166,7 @@ def test_a_tensor_of_another_shape_is_named(copied):
     folder, tensors, write = copied
     name = next(name for name in tensors if name.endswith("layers.0.mlp.up_proj.weight"))
     write(tensors | {name: tensors[name][:48].clone()})
-    with pytest.raises(InputError, match=r"up_proj\.weight has shape \[48, 32\] in the checkpoint, .* asks for \[64, 32\]"):
+    with pytest.raises(InputError, match=r"up_proj\.weight has shape \[48, 32\] in .* asks for \[64, 32\]"):
         load_skeleton(Checkpoint.open(folder))
 
 
@@ -183,7 +184,7 @@ def test_an_extra_tensor_does_no_harm(two_layers, copied):
     assert shapes_and_bytes(folder) == shapes_and_bytes(two_layers)
 
 
-# -- half precision, tied embeddings and shards, all in one export ------------------------------------------------------
+# -- half precision, tied embeddings and shards, all in one export ----------------------------------------------------
 
 HALF = Schedule(num_layers=2, drops=(Drop(layer=1, score="text_query", order="largest", keep=(1, 17)),))
 """Of 16 tokens 16·1 // 17 = 0, so one is kept."""
@@ -220,8 +221,7 @@ def test_half_precision_is_as_near_to_fp32_as_torch_is(half, make_batch):
 
 def test_half_precision_graphs_hold_and_hand_out_half_precision(half):
     assert half.bundle.manifest.architecture.dtype == "float16"
-    kinds = {tensor.data_type for _, tensor in initializers(half.bundle) if tensor.data_location == onnx.TensorProto.EXTERNAL}
-    assert kinds == {onnx.TensorProto.FLOAT16}
+    assert {tensor.data_type for _, tensor in external_ones(half.bundle)} == {onnx.TensorProto.FLOAT16}
     model = onnx.load(half.bundle.graph("prefill"), load_external_data=False)
     types = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)}
     assert {types[name] for name in ("visual_features", "logits", "present_key_1")} == {onnx.TensorProto.FLOAT16}
@@ -229,7 +229,7 @@ def test_half_precision_graphs_hold_and_hand_out_half_precision(half):
 
 def test_tied_embeddings_read_one_place(half):
     index = json.loads((half.folder / "model.safetensors.index.json").read_text(encoding="utf-8"))["weight_map"]
-    assert sum(name.endswith(("embed_tokens.weight", "lm_head.weight")) for name in index) == 1, "the checkpoint holds it once"
+    assert sum(name.endswith(("embed_tokens.weight", "lm_head.weight")) for name in index) == 1, "held once"
     places = {
         (place(tensor)["location"], place(tensor)["offset"])
         for part, tensor in initializers(half.bundle)
@@ -239,6 +239,6 @@ def test_tied_embeddings_read_one_place(half):
 
 
 def test_the_manifest_lists_every_shard_that_a_graph_reads(half):
-    read = {place(t)["location"] for _, t in initializers(half.bundle) if t.data_location == onnx.TensorProto.EXTERNAL}
+    read = {place(tensor)["location"] for _, tensor in external_ones(half.bundle)}
     assert len(read) > 1
     assert read == {record.name for record in half.bundle.manifest.weights.files}

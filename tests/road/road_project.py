@@ -25,7 +25,7 @@ data:
   selection: data/selection.jsonl
   evaluation: data/evaluation.jsonl
 calibrate:
-  budget: 1/2
+  budget: 3/4
   search:
     batch_size: 4
     max_new_tokens: 3
@@ -33,7 +33,7 @@ calibrate:
     rungs: [0.5, 1]
     neighbours: 2
     finalists: 2
-    curve_budgets: [1/2]
+    curve_budgets: [3/4]
 verify:
   batch_size: 4
   max_new_tokens: 3

@@ -93,25 +93,15 @@ def stop_and_resume(project: Project, reference: Finished, out: Path, stops: lis
 
 
 def test_stopped_in_each_part_of_the_road(project, finished, tmp_path):
-    """An interrupt and a kill in one calibration, a kill in the export, and one late."""
+    """One run that is interrupted while it calibrates, then killed there, in the export and late."""
     draw = random.Random(7)
-
-    def moment(stage: str) -> Stop:
-        return in_stage(stage, draw.uniform(0.1, 0.8) * finished.seconds(stage))
-
-    plans = {
-        "calibrate": [(moment("calibrate"), signal.SIGINT), (moment("calibrate"), signal.SIGKILL)],
-        "export": [(moment("export"), signal.SIGKILL)],
-        "late": [(moment("verify"), signal.SIGKILL)],
-    }
-    with ThreadPoolExecutor(2) as pool:
-        running = {
-            name: pool.submit(stop_and_resume, project, finished, tmp_path / name, stops)
-            for name, stops in plans.items()
-        }
-        statuses = {name: future.result() for name, future in running.items()}
-    assert statuses["calibrate"] == [130, -signal.SIGKILL]
-    assert statuses["export"] == [-signal.SIGKILL]
+    parts = (("calibrate", signal.SIGINT), ("calibrate", signal.SIGKILL), ("export", signal.SIGKILL))
+    stops = [
+        (in_stage(stage, draw.uniform(0.1, 0.8) * finished.seconds(stage)), sent)
+        for stage, sent in (*parts, ("verify", signal.SIGKILL))
+    ]
+    statuses = stop_and_resume(project, finished, tmp_path / "out", stops)
+    assert statuses[:3] == [130, -signal.SIGKILL, -signal.SIGKILL]
 
 
 @pytest.mark.slow

@@ -62,7 +62,9 @@ def test_a_change_of_verify_reruns_what_depends_on_it(project, finished, tmp_pat
     assert "verify: running (recipe key verify.controls changed (True → False))" in done.stderr
     changed = {name for name, at in times_of(out).items() if before.get(name) != at}
     assert changed == {"verify.json", "report.html", ".vitcop/stages/verify.json", ".vitcop/stages/report.json"}
-    rows = {name: json.loads((folder / "verify.json").read_text())["rows"] for name, folder in
-            (("before", finished.out), ("now", out))}
+    rows = {
+        name: json.loads((folder / "verify.json").read_text())["rows"]
+        for name, folder in (("before", finished.out), ("now", out))
+    }
     assert {"random", "uniform"} <= set(rows["before"][0]["answers"])
     assert not {"random", "uniform"} & set(rows["now"][0]["answers"])
