@@ -9,12 +9,16 @@ from vitcop.plugins.errors import InputError
 from vitcop.plugins.spec import Fraction
 
 
-def check_budget(budget: float, num_visual: int) -> None:
-    """Raises InputError where no schedule can meet the budget: outside (0, 1], or below one token a layer."""
+def check_budget(budget: float) -> None:
+    """Raises InputError where the budget is no share: outside (0, 1]."""
     if not 0 < budget <= 1:
         raise InputError(
             f"budget {budget}: must be above 0 and at most 1 (mean share of visual tokens over the decoder layers)"
         )
+
+
+def check_one_token(budget: float, num_visual: int) -> None:
+    """Raises InputError where the budget is below one visual token a layer, so that no schedule can meet it."""
     if budget * num_visual < 1:
         raise InputError(
             f"budget {budget}: less than one of {num_visual} visual tokens; the nearest that can be met is "

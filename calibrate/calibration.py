@@ -114,6 +114,7 @@ class Calibration:
         selection: on the selection set: finalists, the paper's schedule where it can meet the budget, controls.
         chosen: name of the chosen entry of `selection`.
         curve: loss over budgets.
+        overflowed: names of schedules that were left out because their logits were not finite, sorted.
     """
 
     schedule: Schedule
@@ -129,6 +130,7 @@ class Calibration:
     selection: tuple[Measured, ...]
     chosen: str
     curve: tuple[CurvePoint, ...]
+    overflowed: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
@@ -152,6 +154,7 @@ class Calibration:
                 CurvePoint(kind=item["kind"], wanted=item["wanted"], measured=_measured(item["measured"], source))
                 for item in data["curve"]
             )
+            data["overflowed"] = tuple(data.get("overflowed", ()))
             return cls(**data)
         except InputError:
             raise

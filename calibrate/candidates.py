@@ -11,7 +11,7 @@ from vitcop.calibrate.schedule import Clusters, Drop, Schedule, VisionStage
 from vitcop.plugins.errors import InputError
 
 
-class Recipe(Protocol):
+class ScheduleKind(Protocol):
     """A kind of schedule that can be made for any budget."""
 
     name: str
@@ -22,7 +22,7 @@ class Recipe(Protocol):
 
 
 @dataclass(frozen=True)
-class PaperRecipe:
+class PaperKind:
     """The paper's kind of schedule."""
 
     name: str = "paper"
@@ -168,12 +168,16 @@ class SearchSpace:
         groups = [[Candidate(vision_factor=1.0)]]
         for first in self.first_rules:
             groups.append(
-                [self._make(factor, (a,), (first,)) for factor in self.vision_factors for a in self.first_layers]
+                [
+                    Candidate(vision_factor=factor, layers=(a,), rules=(first,))
+                    for factor in self.vision_factors
+                    for a in self.first_layers
+                ]
             )
             for second in self.second_rules:
                 groups.append(
                     [
-                        self._make(factor, (a, b), (first, second), ratio)
+                        Candidate(vision_factor=factor, layers=(a, b), rules=(first, second), ratio=ratio)
                         for factor in self.vision_factors
                         for a in self.first_layers
                         for b in self.second_layers
@@ -209,17 +213,14 @@ class SearchSpace:
             found += [replace(candidate, ratio=ratio) for ratio in self.ratios]
         return [other for other in dict.fromkeys(found) if other != candidate]
 
-    def _make(self, factor: float, layers: tuple[int, ...], rules: tuple[Rule, ...], ratio: float = 1.0) -> Candidate:
-        return Candidate(vision_factor=factor, layers=layers, rules=rules, ratio=ratio)
 
-
-def choices_of(recipe: Recipe) -> dict[str, object]:
+def choices_of(kind: ScheduleKind) -> dict[str, object]:
     """A candidate as plain JSON values, for reports."""
-    if not isinstance(recipe, Candidate):
+    if not isinstance(kind, Candidate):
         return {}
     return {
-        "vision_factor": None if recipe.vision_factor == float("inf") else recipe.vision_factor,
-        "layers": list(recipe.layers),
-        "ratio": recipe.ratio,
-        "rules": [{item.name: getattr(rule, item.name) for item in fields(rule)} for rule in recipe.rules],
+        "vision_factor": None if kind.vision_factor == float("inf") else kind.vision_factor,
+        "layers": list(kind.layers),
+        "ratio": kind.ratio,
+        "rules": [{item.name: getattr(rule, item.name) for item in fields(rule)} for rule in kind.rules],
     }

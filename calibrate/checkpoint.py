@@ -98,15 +98,17 @@ class Checkpoint:
         return dict(self._tensors)
 
     def fingerprint(self) -> str:
-        """sha256 over size, header and evenly spaced samples of each shard: tells one set of weights from another in
-        milliseconds.
+        """sha256 over size, time of change, header and evenly spaced samples of each shard: tells one set of weights
+        from another in milliseconds.
 
-        For cache keys alone; it is no proof that every byte is the same.
+        For cache keys alone, never for a file that equal runs must write equally: a copy of the folder may have other
+        times, and it is no proof that every byte is the same.
         """
         digest = hashlib.sha256()
         for shard in self.shards:
-            size = (self.path / shard).stat().st_size
-            digest.update(f"{shard}\0{size}\0".encode())
+            found = (self.path / shard).stat()
+            size = found.st_size
+            digest.update(f"{shard}\0{size}\0{found.st_mtime_ns}\0".encode())
             with (self.path / shard).open("rb") as stream:
                 length = int.from_bytes(stream.read(8), "little")
                 digest.update(stream.read(length))

@@ -2,16 +2,19 @@
 
 import copy
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
+from vitcop.calibrate.answers import exact_match
 from vitcop.calibrate.calibration import CalibrationSettings
 from vitcop.calibrate.generation import continue_forced, continue_free
-from vitcop.calibrate.losses import Estimate, exact_match, kl_divergence, top1_agreement
+from vitcop.calibrate.losses import Estimate, kl_divergence, top1_agreement
 from vitcop.calibrate.original import OriginalRunner
 from vitcop.calibrate.prompt import PromptBatch
 from vitcop.calibrate.samples import Sample, batches, samples_digest
@@ -28,8 +31,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Losses:
-    """Of each sample of a part, in the order of `ids`; `exact` is None where it was not measured or the sample has no
-    answer."""
+    """Of each sample of a part, in the order of `ids`.
+
+    `kl` is infinite where the pruned model's logits are not finite. `exact` is None where it was not measured or the
+    sample has no answer.
+    """
 
     ids: tuple[str, ...]
     kl: tuple[float, ...]
@@ -45,6 +51,11 @@ class Losses:
                 for name in ("ids", "kl", "top1", "exact")
             }
         )
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether every loss is a finite number."""
+        return all(map(math.isfinite, self.kl))
 
     def estimates(self) -> dict[str, Estimate | None]:
         """Means and standard errors: kl, top1, exact (None where no sample has it)."""
@@ -89,7 +100,10 @@ class Evaluator:
         self.vision = VisionCache(settings.vision_cache_bytes)
 
     def part(self, samples: Sequence[Sample]) -> Part:
-        """Preprocess samples and let the original answer them, or read its answers from the store."""
+        """Preprocess samples and let the original answer them, or read its answers from the store.
+
+        Raises InputError where the original's logits are not finite, as with a model that overflows in its dtype.
+        """
         digest = samples_digest(samples)
         prepared = list(batches(samples, self.processor, self.family, self.settings.batch_size))
         path = (
@@ -97,7 +111,7 @@ class Evaluator:
             if self.store.folder is None
             else self.store.folder / f"targets-{key_of(self._base, digest)}.safetensors"
         )
-        targets = self._held_targets(path)
+        targets = self._held_targets(path, {sample.id for sample in samples})
         if targets is None:
             targets = compute_targets(
                 OriginalRunner(self.model, self.family),
@@ -106,17 +120,28 @@ class Evaluator:
                 eos_ids=self.eos_ids,
                 top_k=self.settings.top_k,
             )
+            self._check_original(targets)
             if path is not None:
                 save_targets(targets, path)
         return Part(digest=digest, prepared=prepared, targets=targets)
 
     @staticmethod
-    def _held_targets(path: Path | None) -> dict[str, Target] | None:
-        """Answers of an earlier run; None where there are none, or an interruption left half of them."""
+    def _held_targets(path: Path | None, ids: set[str]) -> dict[str, Target] | None:
+        """Answers of an earlier run; None where there are none, an interruption left half of them, or they are of
+        other samples."""
         try:
-            return load_targets(path) if path is not None and path.is_file() else None
+            held = load_targets(path) if path is not None and path.is_file() else None
         except InputError:
             return None
+        return held if held is not None and set(held) == ids else None
+
+    def _check_original(self, targets: dict[str, Target]) -> None:
+        for sample_id, target in targets.items():
+            if np.isnan(target.top_logprobs).any():
+                raise InputError(
+                    f"sample {sample_id}: the unpruned model's logits are not finite with dtype {self.settings.dtype}; "
+                    "its weights are broken, or it overflows: try bfloat16 or float32"
+                )
 
     def original(self, part: Part) -> Losses:
         """The unpruned model on a part: no loss, and how often it is right."""
@@ -129,10 +154,7 @@ class Evaluator:
         )
 
     def measure(self, schedule: Schedule, part: Part, *, answers: bool = False) -> Losses:
-        """Losses of a schedule on a part; `answers` also lets the pruned model answer freely, for exact match.
-
-        Raises InputError where a loss is not a number, as with a model that overflows in its dtype.
-        """
+        """Losses of a schedule on a part; `answers` also lets the pruned model answer freely, for exact match."""
         plain = json.loads(replace(schedule, provenance={}, model_id="", config_hash="").to_json())
         key = "loss-" + key_of(self._base, part.digest, plain, answers)
         held = self.store.get(key)
@@ -141,11 +163,6 @@ class Evaluator:
         runner = ScheduledRunner(self.model, self.family, schedule, vision=self.vision)
         parts = [self._measure_batch(runner, samples, batch, part, answers) for samples, batch in part.prepared]
         losses = Losses.joined(parts)
-        if not all(value == value for value in losses.kl):
-            raise InputError(
-                f"the loss is not a number with dtype {self.settings.dtype}: the model overflows; try bfloat16 or "
-                "float32"
-            )
         self.store.put(key, {name: list(getattr(losses, name)) for name in ("ids", "kl", "top1", "exact")})
         return losses
 
@@ -170,9 +187,10 @@ class Evaluator:
                     runner, free, max_new_tokens=self.settings.max_new_tokens, eos_ids=self.eos_ids
                 ).tokens
             exact = [self._is_right(sample, row) for sample, row in zip(samples, tokens, strict=True)]
+        kl = [kl_divergence(target, row) for target, row in zip(targets, rows, strict=True)]
         return Losses(
             ids=tuple(sample.id for sample in samples),
-            kl=tuple(kl_divergence(target, row) for target, row in zip(targets, rows, strict=True)),
+            kl=tuple(math.inf if math.isnan(value) else value for value in kl),
             top1=tuple(top1),
             exact=tuple(exact),
         )
@@ -180,4 +198,5 @@ class Evaluator:
     def _is_right(self, sample: Sample, tokens: Sequence[int]) -> bool | None:
         if not sample.answers:
             return None
-        return exact_match(self.processor.tokenizer.decode(list(tokens), skip_special_tokens=True), sample.answers)
+        text = self.processor.tokenizer.decode(list(tokens), skip_special_tokens=True)
+        return bool(exact_match(text, sample.answers))

@@ -29,6 +29,17 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def load_config(path: str | Path) -> Any:
+    """The transformers config of a model folder. Raises InputError where config.json does not make one."""
+    with quiet_transformers():
+        from transformers import AutoConfig
+
+        try:
+            return AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # each config checks its values in its own way, with exceptions of many types
+            raise InputError(f"{path}: config.json does not make a config ({_first_line(error)})") from None
+
+
 def load_processor(path: str | Path) -> Any:
     """The processor (tokenizer, image processor, chat template) of a model folder or bundle; no weights are touched.
 
@@ -63,20 +74,24 @@ def load_model(
         dtype: of the weights, a torch dtype or its name.
         attn: "sdpa" or "eager".
 
-    Raises InputError where weights are missing or do not fit, MissingError where the device is not there.
+    Raises InputError where config or weights are broken or do not fit, MissingError where the device is not there.
     """
     with quiet_transformers():
         import torch
-        from transformers import AutoConfig, AutoModelForImageTextToText
+        from transformers import AutoModelForImageTextToText
 
-        if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        try:
+            place = torch.device(device)
+        except RuntimeError:
+            raise InputError(f"device {device!r} is not known; use cpu, cuda or cuda:0") from None
+        if place.type == "cuda" and not torch.cuda.is_available():
             raise MissingError(f"device {device}: no CUDA device on this machine; use device cpu")
         kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
         if not isinstance(kind, torch.dtype):
             raise InputError(f"dtype {dtype!r} is not known; use float32, float16 or bfloat16")
+        config = load_config(checkpoint.path)
+        family = family_of(config)
         try:
-            config = AutoConfig.from_pretrained(checkpoint.path, local_files_only=True, trust_remote_code=False)
-            family = family_of(config)
             model, info = AutoModelForImageTextToText.from_pretrained(
                 checkpoint.path,
                 config=config,
@@ -87,9 +102,7 @@ def load_model(
                 use_safetensors=True,
                 output_loading_info=True,
             )
-        except InputError:
-            raise
-        except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ArithmeticError) as error:
             raise InputError(f"{checkpoint.path}: transformers cannot load this model ({_first_line(error)})") from None
         if info["missing_keys"]:
             missing = sorted(info["missing_keys"])
@@ -97,7 +110,7 @@ def load_model(
                 f"{checkpoint.path}: {len(missing)} tensors are missing from the checkpoint, first {missing[0]}"
             )
     processor = load_processor(checkpoint.path)
-    return model.to(device).eval(), processor, family
+    return model.to(place).eval(), processor, family
 
 
 def _first_line(error: Exception) -> str:

@@ -44,6 +44,8 @@ class Sample:
         answers: accepted answers; empty where none is known.
         subset: name of the part that it belongs to (question type, task), for tables by part.
         digest: sha256 of the content: messages, answers, subset and image bytes.
+        content_digest: sha256 of what the model sees: messages and image bytes. Two samples that share it are one
+            question, whatever their answers say.
     """
 
     id: str
@@ -52,6 +54,7 @@ class Sample:
     answers: tuple[str, ...] = ()
     subset: str | None = None
     digest: str = ""
+    content_digest: str = ""
 
     @property
     def answer(self) -> str | None:
@@ -129,8 +132,14 @@ def load_samples(path: str | Path, *, limit: int | None = None) -> list[Sample]:
                 open_image(image, f"{source}:{number}: sample {sample.id}")
                 with image.open("rb") as stream:
                     digests[image] = hashlib.file_digest(stream, "sha256").hexdigest()
-        content = [sample.messages, sample.answers, sample.subset, [digests[image] for image in sample.images]]
-        samples.append(replace(sample, digest=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()))
+        images = [digests[image] for image in sample.images]
+        samples.append(
+            replace(
+                sample,
+                digest=_sha256([sample.messages, sample.answers, sample.subset, images]),
+                content_digest=_sha256([sample.messages, images]),
+            )
+        )
     if not samples:
         raise InputError(f"{source}: no samples in it")
     return samples
@@ -162,6 +171,10 @@ def batches(
             for first in range(0, len(members), batch_size):
                 chosen = members[first : first + batch_size]
                 yield [window[i] for i in chosen], stack_prompts([prepared[i] for i in chosen], pad)
+
+
+def _sha256(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _prepare(sample: Sample, processor: Any, family: "Family") -> PromptBatch:

@@ -16,6 +16,9 @@ from vitcop.plugins.spec import Fraction, keep_count
 
 SCHEMA_VERSION = 1
 
+MAX_INT = 2**31
+"""Seeds and the parts of a fraction are below: ops on every runtime take them as 32-bit integers."""
+
 VisionScore = Literal["class_attention"]
 DropOp = Literal["select", "merge"]
 DropScore = Literal["k_norm", "text_query", "vision_saliency", "uniform", "random"]
@@ -57,7 +60,7 @@ class Drop:
     """Visual tokens are dropped before decoder layer `layer` (0-based, at least 1).
 
     `op` is "select" (pruning: keep K) or "merge" (combine by clusters down to K; with order "largest" the scores are
-    negated first, since the op keeps what scores least). `seed` matters to the score "random" alone.
+    negated first, since the op keeps what scores least). `seed`, in [0, 2³¹), matters to the score "random" alone.
     """
 
     layer: int
@@ -136,7 +139,7 @@ class Schedule:
         if not isinstance(data, dict):
             raise InputError(f"{source}: expected a JSON object, found {type(data).__name__}")
         version = data.get("schema_version")
-        if version != SCHEMA_VERSION:
+        if type(version) is not int or version != SCHEMA_VERSION:
             raise InputError(
                 f"{source}: schema_version {version!r} is not known here (this vitcop reads {SCHEMA_VERSION})"
             )
@@ -196,22 +199,36 @@ def _build(cls: type, data: Any, where: str) -> Any:
     return cls(**values)
 
 
+def check_seed(where: str, value: Any) -> None:
+    """Raises InputError that names `where`, where the value is not an integer in [0, 2³¹)."""
+    if type(value) is not int or not 0 <= value < MAX_INT:
+        raise InputError(f"{where}: expected an integer from 0 to {MAX_INT - 1}, found {value!r}")
+
+
 def _validate(schedule: Schedule) -> None:
     if type(schedule.num_layers) is not int or schedule.num_layers < 1:
         raise InputError(f"num_layers: expected a positive integer, found {schedule.num_layers!r}")
+    for name, kind, said in (
+        ("model_id", str, "a text"),
+        ("config_hash", str, "a text"),
+        ("provenance", dict, "an object"),
+        ("drops", tuple, "a list"),
+        ("vision", VisionStage | None, "an object or null"),
+    ):
+        if not isinstance(getattr(schedule, name), kind):
+            raise InputError(f"{name}: expected {said}, found {getattr(schedule, name)!r}")
     _check_choice("positions", schedule.positions)
     stages: list[tuple[str, VisionStage | Drop]] = [("vision", schedule.vision)] if schedule.vision else []
     stages += [(f"drops[{i}]", drop) for i, drop in enumerate(schedule.drops)]
     for where, stage in stages:
         _check_fraction(f"{where}.keep", stage.keep)
+        check_seed(f"{where}.seed", stage.seed)
         scores = get_args(DropScore) if isinstance(stage, Drop) else ("class_attention", "uniform", "random")
         if stage.score not in scores:
             raise InputError(f"{where}.score: {stage.score!r} is not one of {', '.join(scores)}")
     clusters = schedule.vision.clusters if schedule.vision else None
     if clusters:
-        _check_fraction("vision.clusters.centers", clusters.centers)
-        if (clusters.cutoff_distance is None) == (clusters.cutoff_quantile is None):
-            raise InputError("vision.clusters: give exactly one of cutoff_distance and cutoff_quantile")
+        _check_clusters(clusters)
     last = 0
     for i, drop in enumerate(schedule.drops):
         for name in ("op", "head_reduction", "order", "merge"):
@@ -237,6 +254,29 @@ def _check_choice(where: str, value: Any) -> None:
 
 
 def _check_fraction(where: str, value: Fraction) -> None:
+    if not (isinstance(value, tuple) and len(value) == 2 and all(type(part) is int for part in value)):
+        raise InputError(f"{where}: expected (num, den) of two integers, found {value!r}")
     num, den = value
     if not 0 < num <= den:
         raise InputError(f"{where}: {num}/{den} must be above 0 and at most 1")
+    if den >= MAX_INT:
+        raise InputError(f"{where}: {num}/{den} must have parts below {MAX_INT}")
+
+
+def _check_clusters(clusters: Clusters) -> None:
+    where = "vision.clusters"
+    _check_fraction(f"{where}.centers", clusters.centers)
+    if (clusters.cutoff_distance is None) == (clusters.cutoff_quantile is None):
+        raise InputError(f"{where}: give exactly one of cutoff_distance and cutoff_quantile")
+    distance, quantile, radius = clusters.cutoff_distance, clusters.cutoff_quantile, clusters.spatial_radius
+    if distance is not None and not (_is_number(distance) and distance > 0):
+        raise InputError(f"{where}.cutoff_distance: expected a number above 0, found {distance!r}")
+    if quantile is not None and not (_is_number(quantile) and 0 < quantile < 1):
+        raise InputError(f"{where}.cutoff_quantile: expected a number between 0 and 1, found {quantile!r}")
+    if not (_is_number(radius) and radius >= 0):
+        raise InputError(f"{where}.spatial_radius: expected a number of at least 0, found {radius!r}")
+
+
+def _is_number(value: Any) -> bool:
+    """Within fp32, in which ops take it; NaN is none."""
+    return type(value) in (int, float) and abs(value) < 1e38

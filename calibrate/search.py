@@ -19,18 +19,19 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from vitcop.calibrate.budget import check_budget
+from vitcop.calibrate.budget import check_budget, check_one_token
 from vitcop.calibrate.calibration import Calibration, CalibrationSettings, CurvePoint, Measured
-from vitcop.calibrate.candidates import Candidate, PaperRecipe, Recipe, SearchSpace, choices_of
+from vitcop.calibrate.candidates import Candidate, PaperKind, ScheduleKind, SearchSpace, choices_of
 from vitcop.calibrate.checkpoint import Checkpoint
 from vitcop.calibrate.cost import DecoderShape, prefill_cost
 from vitcop.calibrate.evaluation import Evaluator, Losses, Part
 from vitcop.calibrate.loading import load_model
 from vitcop.calibrate.observers import KNormObserver
 from vitcop.calibrate.presets import controls
+from vitcop.calibrate.processor_files import processor_digest
 from vitcop.calibrate.progress import NoProgress, Progress
 from vitcop.calibrate.samples import Sample, samples_digest
-from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.schedule import Schedule, check_seed
 from vitcop.calibrate.scheduled import ScheduledRunner
 from vitcop.calibrate.store import Store, key_of
 from vitcop.plugins.errors import InputError
@@ -55,15 +56,16 @@ def calibrate(
         calibration_samples: candidates are compared on these; 64 to 200 are usual.
         selection_samples: the last candidates are compared on these; none may be among the calibration samples.
         budget: mean over the decoder layers of visual tokens present / visual tokens of the unpruned model, in (0, 1].
-        seed: of everything drawn: equal inputs and seed give equal bytes on one machine.
+        seed: of everything drawn, in [0, 2³¹): equal inputs and seed give equal bytes on one machine.
         store: folder for finished evaluations; a search that was interrupted goes on from there.
 
-    Raises InputError where the sets overlap or are empty, or the budget cannot be met.
+    A schedule whose logits are not finite is left out (`Calibration.overflowed`). Raises InputError where the sets
+    overlap or are empty, the budget cannot be met, or the logits of the original or of every schedule are not finite.
     """
     settings, progress = settings or CalibrationSettings(), progress or NoProgress()
     _check_samples(calibration_samples, selection_samples)
-    if not 0 < budget <= 1:
-        check_budget(budget, 1)
+    check_budget(budget)
+    check_seed("seed", seed)
     search = _Search(checkpoint, budget, seed, settings, Store(store), progress)
     return search.run(calibration_samples, selection_samples)
 
@@ -90,6 +92,8 @@ class _Search:
         self.base = [
             checkpoint.config_hash,
             checkpoint.fingerprint(),
+            processor_digest(checkpoint.path),
+            sorted(checkpoint.eos_ids),
             self.versions,
             settings.device,
             settings.dtype,
@@ -105,14 +109,15 @@ class _Search:
         self.parts: list[Part] = []
         self.selection: list[Part] = []
         self.losses: dict[Schedule, Losses] = {}
-        self.seen: dict[Schedule, Recipe] = {}
+        self.seen: dict[Schedule, ScheduleKind] = {}
+        self.overflowed: set[str] = set()
 
     def run(self, calibration_samples: Sequence[Sample], selection_samples: Sequence[Sample]) -> Calibration:
         self._prepare(calibration_samples, selection_samples)
         k_norm = self._observe()
         original = Losses.joined([self.evaluator.original(part) for part in self.selection]).estimates()["exact"]
-        chosen, selection, recipe = self._choose()
-        curve = self._curve(recipe, selection)
+        chosen, selection, kind = self._choose()
+        curve = self._curve(kind)
         samples = {
             "calibration": {"digest": samples_digest(calibration_samples), "num": len(calibration_samples)},
             "selection": {"digest": samples_digest(selection_samples), "num": len(selection_samples)},
@@ -128,7 +133,11 @@ class _Search:
             "seed": self.seed,
             "versions": self.versions,
         }
-        candidates = [self._measured(self.seen[schedule], schedule, losses) for schedule, losses in self.losses.items()]
+        candidates = [
+            self._measured(self.seen[schedule], schedule, losses)
+            for schedule, losses in self.losses.items()
+            if losses.is_finite
+        ]
         return Calibration(
             schedule=replace(
                 chosen.schedule,
@@ -149,6 +158,7 @@ class _Search:
             selection=tuple(selection),
             chosen=chosen.name,
             curve=tuple(curve),
+            overflowed=tuple(sorted(self.overflowed)),
         )
 
     # -- what the model is like ---------------------------------------------------------------------------------------
@@ -174,7 +184,7 @@ class _Search:
         self.text_tokens = round(
             median(int(row.sum()) - batch.num_visual for batch in prompts for row in batch.attention_mask)
         )
-        check_budget(self.budget, self.num_visual)
+        check_one_token(self.budget, self.num_visual)
 
     def _observe(self) -> list[dict[str, Any]]:
         """Key norms of the unpruned model on the calibration set."""
@@ -200,28 +210,35 @@ class _Search:
 
     # -- the search ---------------------------------------------------------------------------------------------------
 
-    def _choose(self) -> tuple[Measured, list[Measured], Recipe]:
-        """(the chosen one, everything measured on the selection set, the recipe of the chosen one)."""
+    def _choose(self) -> tuple[Measured, list[Measured], ScheduleKind]:
+        """(the chosen one, everything measured on the selection set, the kind of the chosen one)."""
         if self.budget * self.num_visual > self.num_visual - 1:
-            empty = _EmptyRecipe()
+            empty = _EmptyKind()
             chosen = self._on_selection(empty, empty.schedule(self.num_layers, self.num_visual, 1.0))
+            if chosen is None:
+                raise self._all_overflow()
             return chosen, [chosen], empty
         finalists = self._search()
-        recipes = {self.seen[schedule].name: (self.seen[schedule], schedule) for schedule in finalists}
-        paper = PaperRecipe().schedule(self.num_layers, self.num_visual, self.budget)
+        kinds = {self.seen[schedule].name: (self.seen[schedule], schedule) for schedule in finalists}
+        paper = PaperKind().schedule(self.num_layers, self.num_visual, self.budget)
         if paper is not None:
-            recipes.setdefault(PaperRecipe.name, (PaperRecipe(), paper))
-        self.progress.start(len(recipes) + len(CONTROLS), "selection")
+            kinds.setdefault(PaperKind.name, (PaperKind(), paper))
+        self.progress.start(len(kinds) + len(CONTROLS), "selection")
         measured = {}
-        for name, (recipe, schedule) in recipes.items():
-            measured[name] = self._on_selection(recipe, schedule)
+        for name, (kind, schedule) in kinds.items():
+            found = self._on_selection(kind, schedule)
+            if found is not None:
+                measured[name] = found
             self.progress.advance()
+        if not measured:
+            raise self._all_overflow()
         chosen = min(measured.values(), key=lambda item: (item.kl.mean, item.name))
         selection = sorted(measured.values(), key=lambda item: (item.kl.mean, item.name))
         for name in CONTROLS:
-            selection.append(self._control(chosen.schedule, name))
+            control = self._control(chosen.schedule, name)
+            selection += [] if control is None else [control]
             self.progress.advance()
-        return chosen, selection, recipes[chosen.name][0]
+        return chosen, selection, kinds[chosen.name][0]
 
     def _search(self) -> list[Schedule]:
         """The finalists' schedules, least loss on the calibration set first."""
@@ -231,8 +248,10 @@ class _Search:
             merge_orders=self.settings.merge_orders,
             cutoff_quantiles=self.settings.cutoff_quantiles,
         )
-        recipes: list[Recipe] = [PaperRecipe(), *space.shuffled(self.seed)]
-        found = self._halve(self._admit(recipes, self.settings.max_candidates), "candidates")
+        kinds: list[ScheduleKind] = [PaperKind(), *space.shuffled(self.seed)]
+        found = self._halve(self._admit(kinds, self.settings.max_candidates), "candidates")
+        if not found and self.overflowed:
+            raise self._all_overflow()
         if not found:
             raise InputError(
                 f"budget {self.budget}: no candidate meets it on {self.num_layers} layers and {self.num_visual} "
@@ -250,20 +269,21 @@ class _Search:
             found += self._halve(self._admit(around, self.settings.neighbours), "neighbours of the best")
         return sorted(found, key=self._mean)[: self.settings.finalists]
 
-    def _admit(self, recipes: Sequence[Recipe], limit: int) -> list[Schedule]:
+    def _admit(self, kinds: Sequence[ScheduleKind], limit: int) -> list[Schedule]:
         """New schedules that meet the budget, in order, at most `limit`."""
         admitted: list[Schedule] = []
-        for recipe in recipes:
-            schedule = recipe.schedule(self.num_layers, self.num_visual, self.budget)
+        for kind in kinds:
+            schedule = kind.schedule(self.num_layers, self.num_visual, self.budget)
             if schedule is not None and schedule not in self.seen:
-                self.seen[schedule] = recipe
+                self.seen[schedule] = kind
                 admitted.append(schedule)
                 if len(admitted) == limit:
                     break
         return admitted
 
     def _halve(self, schedules: list[Schedule], title: str) -> list[Schedule]:
-        """Successive halving; returns those that saw the whole calibration set, best first."""
+        """Successive halving; returns those that saw the whole calibration set, best first. One that overflows leaves
+        at once."""
         alive = schedules
         for rung, part in enumerate(self.parts):
             self.progress.start(len(alive), f"{title}, round {rung + 1} of {len(self.parts)}")
@@ -271,7 +291,8 @@ class _Search:
                 losses = self.evaluator.measure(schedule, part)
                 self.losses[schedule] = Losses.joined([self.losses[schedule], losses]) if rung else losses
                 self.progress.advance()
-            alive = sorted(alive, key=self._mean)
+            self.overflowed |= {self.seen[item].name for item in alive if not self.losses[item].is_finite}
+            alive = sorted((item for item in alive if self.losses[item].is_finite), key=self._mean)
             if rung + 1 < len(self.parts):
                 alive = alive[
                     : max(min(self.settings.finalists, len(alive)), math.ceil(self.settings.survivors * len(alive)))
@@ -281,19 +302,29 @@ class _Search:
     def _mean(self, schedule: Schedule) -> tuple[float, str]:
         return self.losses[schedule].estimates()["kl"].mean, self.seen[schedule].name
 
+    def _all_overflow(self) -> InputError:
+        return InputError(
+            f"the logits of every schedule tried are not finite with dtype {self.settings.dtype} (first "
+            f"{min(self.overflowed)}): the model overflows; try bfloat16 or float32"
+        )
+
     # -- measuring on the selection set -------------------------------------------------------------------------------
 
-    def _on_selection(self, recipe: Recipe, schedule: Schedule, name: str | None = None) -> Measured:
+    def _on_selection(self, kind: ScheduleKind, schedule: Schedule, name: str | None = None) -> Measured | None:
+        """None where it overflows."""
         losses = Losses.joined([self.evaluator.measure(schedule, part, answers=True) for part in self.selection])
-        return self._measured(recipe, schedule, losses, name)
+        if not losses.is_finite:
+            self.overflowed.add(name or kind.name)
+            return None
+        return self._measured(kind, schedule, losses, name)
 
-    def _control(self, schedule: Schedule, name: str) -> Measured:
-        return self._on_selection(_EmptyRecipe(), controls(schedule, self.num_visual, name, seed=self.seed), name)
+    def _control(self, schedule: Schedule, name: str) -> Measured | None:
+        return self._on_selection(_EmptyKind(), controls(schedule, self.num_visual, name, seed=self.seed), name)
 
-    def _curve(self, recipe: Recipe, selection: list[Measured]) -> list[CurvePoint]:
-        """The chosen kind, the paper's and the controls over budgets; a kind that cannot meet a budget has no point
-        there."""
-        if isinstance(recipe, _EmptyRecipe):
+    def _curve(self, chosen: ScheduleKind) -> list[CurvePoint]:
+        """The chosen kind, the paper's and the controls over budgets; a kind that cannot meet a budget, or overflows,
+        has no point there."""
+        if isinstance(chosen, _EmptyKind):
             return []
         wanted = sorted(
             {self.budget, *(value for value in self.settings.curve_budgets if value * self.num_visual >= 1)},
@@ -301,30 +332,33 @@ class _Search:
         )
         points: list[CurvePoint] = []
         self.progress.start(len(wanted) * (2 + len(CONTROLS)), "curve over budgets")
+
+        def add(name: str, budget: float, measured: Measured | None) -> None:
+            if measured is not None:
+                points.append(CurvePoint(kind=name, wanted=budget, measured=measured))
+
         for budget in wanted:
-            made = {"chosen": recipe, "paper": PaperRecipe()}
-            schedules = {kind: maker.schedule(self.num_layers, self.num_visual, budget) for kind, maker in made.items()}
-            for kind, schedule in schedules.items():
+            kinds = {"chosen": chosen, "paper": PaperKind()}
+            schedules = {name: kind.schedule(self.num_layers, self.num_visual, budget) for name, kind in kinds.items()}
+            for name, schedule in schedules.items():
                 if schedule is not None:
-                    points.append(
-                        CurvePoint(kind=kind, wanted=budget, measured=self._on_selection(made[kind], schedule))
-                    )
+                    add(name, budget, self._on_selection(kinds[name], schedule))
                 self.progress.advance()
             like = schedules["chosen"] or schedules["paper"]
             for name in CONTROLS:
                 if like is not None:
-                    points.append(CurvePoint(kind=name, wanted=budget, measured=self._control(like, name)))
+                    add(name, budget, self._control(like, name))
                 self.progress.advance()
         return points
 
-    def _measured(self, recipe: Recipe, schedule: Schedule, losses: Losses, name: str | None = None) -> Measured:
+    def _measured(self, kind: ScheduleKind, schedule: Schedule, losses: Losses, name: str | None = None) -> Measured:
         return Measured(
-            name=name or recipe.name,
+            name=name or kind.name,
             schedule=schedule,
             group_counts=schedule.group_counts(self.num_visual),
             budget=schedule.budget(self.num_visual),
             cost=self._cost(schedule),
-            choices=choices_of(recipe),
+            choices=choices_of(kind),
             **losses.estimates(),
         )
 
@@ -332,7 +366,7 @@ class _Search:
         return asdict(prefill_cost(self.shape, schedule.layer_counts(self.num_visual), self.text_tokens))
 
 
-class _EmptyRecipe:
+class _EmptyKind:
     """Nothing is dropped; the only schedule of budget 1."""
 
     name = "none"
@@ -344,7 +378,7 @@ class _EmptyRecipe:
 def versions() -> dict[str, str]:
     """Of the packages that results depend on."""
     found = {}
-    for name in ("vitcop", "torch", "transformers", "numpy"):
+    for name in ("vitcop", "torch", "transformers", "numpy", "pillow", "tokenizers"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -356,9 +390,11 @@ def _check_samples(calibration_samples: Sequence[Sample], selection_samples: Seq
     for name, samples in (("calibration", calibration_samples), ("selection", selection_samples)):
         if not samples:
             raise InputError(f"the {name} set is empty")
-    shared = {sample.digest for sample in calibration_samples} & {sample.digest for sample in selection_samples}
+    shared = {sample.content_digest for sample in calibration_samples} & {
+        sample.content_digest for sample in selection_samples
+    }
     if shared:
-        first = next(sample.id for sample in selection_samples if sample.digest in shared)
+        first = next(sample.id for sample in selection_samples if sample.content_digest in shared)
         raise InputError(
             f"{len(shared)} samples are in both the calibration and the selection set, first {first}; the choice "
             "needs samples of its own"

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from vitcop.calibrate.generation import generate
+from vitcop.calibrate.logits import log_softmax
 from vitcop.calibrate.prompt import PromptBatch
 from vitcop.calibrate.runner import Runner
 from vitcop.calibrate.samples import Sample
@@ -30,12 +31,6 @@ class Target:
     top_ids: np.ndarray
     top_logprobs: np.ndarray
     rest: np.ndarray
-
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Along the last axis, in fp64."""
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 def target_of(tokens: Sequence[int], logits: np.ndarray, top_k: int) -> Target:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
+import torch
 
 from vitcop.calibrate.checkpoint import Checkpoint
 from vitcop.calibrate.progress import NoProgress, Progress
@@ -20,7 +21,8 @@ from vitcop.export.rewrite import DropTokensPass, Sequence, SplitCachePass, Visi
 from vitcop.plugins.errors import InputError
 from vitcop.plugins.spec import keep_count
 
-_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_DTYPES = {torch.float32: "float32", torch.float16: "float16"}
+"""What the runtimes of this version compute in: ONNX Runtime has no bfloat16 matrix product on the CPU."""
 
 
 def export_bundle(
@@ -49,31 +51,40 @@ def export_bundle(
     with writing_bundle(out) as staging:
         progress.start(len(captures), "export")
         shards: set[str] = set()
+        long_way: list[str] = []
         for name, capture in captures.items():
-            model = lower(capture())
+            model, decomposed = lower(capture())
+            if decomposed:
+                long_way.append(name)
             shards |= attach_weights(model, skeleton.weights, skeleton.buffers, checkpoint.path)
             tidy(model)
             ir.save(model, staging / f"{name}.onnx")
             progress.advance()
         copy_processor_files(checkpoint.path, staging)
-        dtype = next(iter(checkpoint.tensors().values())).dtype
         write_bundle(
             staging,
             Path(out),
             schedule=schedule,
-            architecture=architecture_of(skeleton.model.config, skeleton.family, checkpoint.path, dtype=_DTYPES[dtype]),
+            architecture=architecture_of(
+                skeleton.model.config, skeleton.family, checkpoint.path, dtype=_DTYPES[skeleton.model.dtype]
+            ),
             family=skeleton.family.name,
             model_id=checkpoint.model_id,
             config_hash=checkpoint.config_hash,
             weights_folder=checkpoint.path,
             shards=sorted(shards),
             copy_weights=copy_weights,
+            provenance={"graphs_decomposed_by_torch_onnx": long_way},
         )
     return Path(out)
 
 
 def check_schedule(schedule: Schedule, checkpoint: Checkpoint, skeleton: Skeleton) -> None:
-    """Raises InputError where the schedule was made for another model, or asks for what an engine cannot do."""
+    """Raises InputError where schedule and model do not belong together, or ask for what an engine cannot do."""
+    if skeleton.model.dtype not in _DTYPES:
+        raise InputError(
+            f"{checkpoint.path}: bfloat16 weights run on no target of this version; convert them to float16"
+        )
     layers = skeleton.family.num_layers(skeleton.model.config)
     if schedule.num_layers != layers:
         raise InputError(

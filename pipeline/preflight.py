@@ -74,11 +74,11 @@ def check_recipe(recipe: Recipe, digests: Digests) -> Checked:
 
 
 def refuse_shared_samples(splits: "dict[str, list[Sample]]") -> None:
-    """Raises InputError where two splits share a sample (images, prompt, answer): it would flatter the verdict."""
+    """Raises InputError where two splits share a question (images and prompt): it would flatter the verdict."""
     owner: dict[str, tuple[str, str]] = {}
     for name, samples in splits.items():
         for sample in samples:
-            other, identity = owner.setdefault(sample.digest, (name, sample.id))
+            other, identity = owner.setdefault(sample.content_digest, (name, sample.id))
             if other != name:
                 raise InputError(
                     f"data.{name}: sample {sample.id} is also in data.{other} (as {identity}); splits may share none"

@@ -18,6 +18,10 @@ class Family(Protocol):
 
     # -- from the config alone ----------------------------------------------------------------------------------------
 
+    def check(self, config: Any) -> None:
+        """Raises InputError that names the setting by which a model of this architecture is not supported."""
+        ...
+
     def num_layers(self, config: Any) -> int:
         """L, the decoder layers of the language model."""
         ...

@@ -19,6 +19,25 @@ class LlavaFamily:
     name = "llava"
     architectures = ("LlavaForConditionalGeneration",)
 
+    def check(self, config: Any) -> None:
+        """The architecture also serves Pixtral, SigLIP and other towers and language models; those are refused."""
+        expected = {
+            "vision_config.model_type": (getattr(config.vision_config, "model_type", None), "clip_vision_model"),
+            "text_config.model_type": (getattr(config.text_config, "model_type", None), "llama"),
+            "vision_feature_select_strategy": (config.vision_feature_select_strategy, "default"),
+        }
+        for name, (found, supported) in expected.items():
+            if found != supported:
+                raise InputError(f"config.json: {name} {found!r} is not supported for LLaVA; supported: {supported!r}")
+        if not isinstance(config.vision_feature_layer, int):
+            raise InputError(
+                f"config.json: vision_feature_layer {config.vision_feature_layer!r}: one layer is supported"
+            )
+        if not isinstance(config.vision_config.image_size, int):
+            raise InputError(
+                f"config.json: vision_config.image_size {config.vision_config.image_size!r}: one side is supported"
+            )
+
     def num_layers(self, config: Any) -> int:
         return config.text_config.num_hidden_layers
 
@@ -32,8 +51,6 @@ class LlavaFamily:
 
     def vision_layer(self, config: Any) -> int:
         layer = config.vision_feature_layer
-        if not isinstance(layer, int):
-            raise InputError(f"vision_feature_layer {layer!r}: features of several layers are not supported")
         # hidden_states[0] are the embeddings, so hidden_states[i] is the output of layer i − 1.
         depth = config.vision_config.num_hidden_layers
         return (layer if layer >= 0 else depth + 1 + layer) - 1

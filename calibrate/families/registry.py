@@ -19,6 +19,7 @@ def family_of(config: Any) -> Family:
     found = list(getattr(config, "architectures", None) or [])
     for family in _FAMILIES:
         if set(found) & set(family.architectures):
+            family.check(config)
             return family
     raise InputError(
         f"architecture {', '.join(found) or 'unknown'} is not supported; supported: "

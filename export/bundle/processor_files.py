@@ -1,36 +1,10 @@
-"""The files of a model folder that the processor is built from, so that a bundle can prepare prompts on its own."""
+"""Copying the files that the processor is built from, so that a bundle can prepare prompts on its own."""
 
 import shutil
-from fnmatch import fnmatchcase
 from pathlib import Path
 
+from vitcop.calibrate.processor_files import is_processor_file
 from vitcop.plugins.errors import InputError
-
-PROCESSOR_PATTERNS = (
-    "config.json",
-    "generation_config.json",
-    "preprocessor_config.json",
-    "*processor_config.json",
-    "processor_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template*.jinja",
-    "chat_template*.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-)
-"""What `AutoProcessor.from_pretrained` reads. Code (*.py) and pickles (*.bin, *.pt, *.pkl) match none of these."""
-
-
-def is_processor_file(name: str) -> bool:
-    """True for the name of a file that AutoProcessor reads."""
-    return any(fnmatchcase(name, pattern) for pattern in PROCESSOR_PATTERNS)
 
 
 def copy_processor_files(model_dir: Path, staging: Path) -> tuple[str, ...]:

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 _NAME = "vitcop_onnx_attention"
+_CHANGES_ATTENTION = ("sliding_window", "softcap", "s_aux", "position_bias", "cu_seq_lens_q")
+"""What a model may ask of its attention function that the captured op does not do; families refuse such models."""
+
 ATTENTION = torch.ops.onnx.Attention.opset23
 """The op of the captured graph: args (query, key, value, mask), keyword `scale`, first result is the output."""
 
@@ -25,9 +28,12 @@ def _onnx_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float,
-    **_: object,
+    dropout: float = 0.0,
+    **settings: object,
 ) -> tuple[Tensor, None]:
     """query [B,Nh,S,D], key and value [B,Nkv,S,D], boolean mask [B,1,S,S] -> ([B,S,Nh,D], no attention map)."""
+    unknown = [name for name, value in settings.items() if value is not None and name in _CHANGES_ATTENTION]
+    assert not unknown and not dropout, f"attention with {unknown or 'dropout'} would be captured wrongly"
     output = torch.onnx.ops.attention(query, key, value, attention_mask, scale=float(scaling))[0]
     return output.transpose(1, 2), None
 

@@ -14,17 +14,25 @@ OPSET = 23
 """The opset in which torch.onnx emits Attention, RMSNormalization and RotaryEmbedding as single nodes."""
 
 
-def lower(graph: TokenGraph) -> ir.Model:
-    """Lower the last trace of `graph`. Initializers stay as torch.onnx made them; fake ones have no value."""
-    # torch.onnx decomposes every program before it translates it, which traces the whole graph again: two thirds of
-    # the export's time. A captured graph already consists of operators that have a translation; only where one has
-    # none is it worth it.
+def lower(graph: TokenGraph) -> tuple[ir.Model, bool]:
+    """Lower the last trace of `graph`: the model, and whether torch.onnx had to decompose it first.
+
+    torch.onnx decomposes every program before it translates it, which traces the whole graph again: two thirds of the
+    export's time. A captured graph consists of operators that have a translation, so it is handed over as it is; where
+    one has none after all, the long way is taken and the caller is told.
+
+    Initializers stay as torch.onnx made them; fake ones have no value. Raises torch.onnx's own errors.
+    """
+    decomposed = False
     try:
         model = _translate(graph, _Decomposed(graph.program))
-    except torch.onnx.errors.OnnxExporterError:
+    except torch.onnx.errors.OnnxExporterError as error:
+        if "No ONNX function found" not in str(error):
+            raise
+        decomposed = True
         model = _translate(graph, graph.program)
     attach_functions(model)
-    return model
+    return model, decomposed
 
 
 class _Decomposed(ExportedProgram):
@@ -38,16 +46,21 @@ class _Decomposed(ExportedProgram):
 
 
 def _translate(graph: TokenGraph, program: ExportedProgram) -> ir.Model:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        return torch.onnx.export(
-            program,
-            input_names=list(graph.inputs),
-            output_names=graph.outputs,
-            opset_version=OPSET,
-            custom_translation_table=translation_table(),
-            optimize=False,
-            verify=False,
-            verbose=False,
-        ).model
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.onnx.export(
+                program,
+                input_names=list(graph.inputs),
+                output_names=graph.outputs,
+                opset_version=OPSET,
+                custom_translation_table=translation_table(),
+                optimize=False,
+                verify=False,
+                verbose=False,
+            ).model
+    finally:
+        log.setLevel(level)

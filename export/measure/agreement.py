@@ -4,11 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Along the last axis, in fp64."""
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+from vitcop.calibrate.logits import is_likeliest, log_softmax
 
 
 def logit_kl(reference: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -19,7 +15,7 @@ def logit_kl(reference: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 def top1_agreement(reference: np.ndarray, other: np.ndarray) -> np.ndarray:
     """bool [T]: do both choose the same token (of equals the lowest id)?"""
-    return reference.argmax(axis=-1) == other.argmax(axis=-1)
+    return is_likeliest(reference.argmax(axis=-1), other)
 
 
 def max_deviation(reference: np.ndarray, other: np.ndarray) -> float:

@@ -1,36 +1,15 @@
 """Task scores: how right one answer is, between 0 and 1, by the rules that the benchmarks use."""
 
 import re
-import string
 from collections.abc import Callable, Sequence
 
+from vitcop.calibrate.answers import exact_match, normalised
 from vitcop.plugins.errors import InputError
 
 Metric = Callable[[str, Sequence[str]], float]
 """From a prediction and the accepted answers to a score in [0, 1]."""
 
-_ARTICLES = {"a", "an", "the"}
-_NUMBERS = {
-    word: str(number)
-    for number, word in enumerate(
-        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
-    )
-} | {"none": "0"}
-_PUNCTUATION = str.maketrans({mark: " " for mark in string.punctuation if mark not in "'.,:"} | {"'": ""})
 _ANLS_THRESHOLD = 0.5
-
-
-def normalised(text: str) -> str:
-    """Lower case, number words as digits, no articles, no punctuation but inside numbers ("3.5", "10:30")."""
-    text = text.lower().strip().translate(_PUNCTUATION)
-    text = re.sub(r"(?<=\d),(?=\d)", "", text)
-    text = re.sub(r"(?<!\d)[.:,]|[.:,](?!\d)", " ", text)
-    return " ".join(_NUMBERS.get(word, word) for word in text.split() if word not in _ARTICLES)
-
-
-def exact_match(prediction: str, answers: Sequence[str]) -> float:
-    """1 where the normalised prediction is one of the normalised answers."""
-    return float(normalised(prediction) in {normalised(answer) for answer in answers})
 
 
 def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:

@@ -107,9 +107,6 @@ class DropTokensPass(Pass):
                 )
         return sized[0]
 
-    # -- the drop itself
-    # -------------------------------------------------------------------------------------------------
-
     def _drop(
         self, fxg: fx.Graph, boundary: Boundary, drop: Drop, hidden: fx.Node, inputs: dict[str, fx.Node]
     ) -> dict[str, fx.Node]:
@@ -185,13 +182,18 @@ def _unpack(fxg: fx.Graph, node: fx.Node, *names: str) -> dict[str, fx.Node]:
 
 
 def _merge_hidden(fxg: fx.Graph, hidden: fx.Node, visual_index: fx.Node, plan: dict[str, fx.Node]) -> fx.Node:
-    """hidden [B,S,H] -> [B,S−V+R,H]: kept rows, the visual ones replaced by assignment [B,R,V] times theirs."""
-    rows = fxg.call_function(GATHER_ROWS, (hidden, visual_index))
-    weights, dtype = plan["assignment"], hidden.meta["val"].dtype
-    if dtype != torch.float32:
-        weights = fxg.call_function(torch.ops.prims.convert_element_type.default, (weights, dtype))
-    merged = fxg.call_function(aten.matmul.default, (weights, rows))
+    """hidden [B,S,H] -> [B,S−V+R,H]: kept rows, visual ones replaced by assignment [B,R,V] times theirs, in fp32."""
+    dtype = hidden.meta["val"].dtype
+    rows = _convert(fxg, fxg.call_function(GATHER_ROWS, (hidden, visual_index)), dtype, torch.float32)
+    merged = fxg.call_function(aten.matmul.default, (plan["assignment"], rows))
+    merged = _convert(fxg, merged, torch.float32, dtype)
     kept = fxg.call_function(GATHER_ROWS, (hidden, plan["kept_positions"]))
     index = fxg.call_function(aten.unsqueeze.default, (plan["visual_index"], 2))
     index = fxg.call_function(aten.expand.default, (index, [-1, -1, hidden.meta["val"].shape[2]]))
     return fxg.call_function(aten.scatter.src, (kept, 1, index, merged))
+
+
+def _convert(fxg: fx.Graph, node: fx.Node, present: torch.dtype, wanted: torch.dtype) -> fx.Node:
+    if present == wanted:
+        return node
+    return fxg.call_function(torch.ops.prims.convert_element_type.default, (node, wanted))

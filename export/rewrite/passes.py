@@ -3,11 +3,11 @@
 from abc import ABC, abstractmethod
 
 from vitcop.export.capture.token_graph import TokenGraph
-from vitcop.plugins.errors import VitcopError
+from vitcop.plugins.errors import InputError
 
 
-class PassError(VitcopError):
-    """The captured graph is not of the form that a pass needs; the message names the pass and the place."""
+class PassError(InputError):
+    """The model's captured graph is not of the form that a pass needs; the message names the pass and the place."""
 
 
 class Pass(ABC):

@@ -84,6 +84,7 @@ def bench_table(found: "Bench") -> str:
     for name, rung in found.rungs.items():
         times = [rung["seconds"].get(part) for part in parts]
         ratio = found.ratios.get(name, {}).get("total")
-        cells = ["–" if time is None else f"{1000 * time['median']:.2f}" for time in times]
+        # A rung that cannot tell a part (the original's vision tower runs inside its forward) has no time for it.
+        cells = [f"{1000 * time['median']:.2f}" if time and time["median"] else "–" for time in times]
         rows.append((name.replace("_", " "), *cells, f"{ratio:.2f}×" if ratio else ""))
     return "\n".join([*table(rows), *found.notes])

@@ -1,6 +1,7 @@
 """Reading model folders: what is found in good ones, and the one line that bad ones get."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from tiny_models import build_tiny_llava
 
-from vitcop.calibrate.checkpoint import Checkpoint, read_eos_ids
+from vitcop.calibrate.checkpoint import FINGERPRINT_BLOCK_BYTES, FINGERPRINT_BLOCKS, Checkpoint, read_eos_ids
 from vitcop.plugins.errors import InputError
 
 CONFIG = {"architectures": ["LlavaForConditionalGeneration"], "model_type": "llava"}
@@ -68,10 +69,26 @@ def test_identity(tiny, tmp_path):
 
 def test_fingerprint_sees_weights(tmp_path):
     first = Checkpoint.open(make(tmp_path / "a"))
-    assert first.fingerprint() == Checkpoint.open(make(tmp_path / "b")).fingerprint()
     before = first.fingerprint()
     save_file({"a": np.ones((2, 3), dtype=np.float32)}, tmp_path / "a" / "model.safetensors")
     assert Checkpoint.open(tmp_path / "a").fingerprint() != before
+
+
+def test_fingerprint_sees_an_edit_between_its_samples(tmp_path):
+    size = 2 * FINGERPRINT_BLOCKS * FINGERPRINT_BLOCK_BYTES
+    make(tmp_path / "a")
+    shard = tmp_path / "a" / "model.safetensors"
+    save_file({"a": np.zeros(size, dtype=np.uint8)}, shard)
+    checkpoint = Checkpoint.open(tmp_path / "a")
+    before, times = checkpoint.fingerprint(), shard.stat()
+    assert checkpoint.fingerprint() == before
+    with shard.open("r+b") as stream:
+        stream.seek(FINGERPRINT_BLOCK_BYTES + FINGERPRINT_BLOCK_BYTES // 2)
+        stream.write(b"\1")
+    os.utime(shard, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert checkpoint.fingerprint() == before, "the samples alone do not see this edit"
+    os.utime(shard, ns=(times.st_atime_ns, times.st_mtime_ns + 1_000_000_000))
+    assert checkpoint.fingerprint() != before
 
 
 def test_eos_ids(tiny, tmp_path):

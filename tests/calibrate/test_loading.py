@@ -11,7 +11,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers.utils import logging
 
 from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.loading import load_model, load_processor
+from vitcop.calibrate.loading import load_config, load_model, load_processor
 from vitcop.plugins.errors import InputError, MissingError
 
 
@@ -40,6 +40,35 @@ def test_dtype_by_name(tiny):
 def test_missing_device(tiny):
     with pytest.raises(MissingError, match="cuda:0"):
         load_model(tiny.checkpoint, device="cuda:0")
+
+
+@pytest.mark.parametrize("device", ["gpu", "", "cuda:x"])
+def test_unknown_device(tiny, device):
+    with pytest.raises(InputError, match="^device .* is not known; use cpu, cuda or cuda:0$"):
+        load_model(tiny.checkpoint, device=device)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"text_config": 3},
+        {"model_type": "unheard_of"},
+        {"text_config": {"model_type": "llama", "num_hidden_layers": "four"}},
+        {"text_config": {"model_type": "llama", "hidden_size": 32, "num_attention_heads": 0}},
+    ],
+)
+def test_broken_config(copy, change):
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(InputError) as caught:
+        load_model(Checkpoint.open(copy))
+    assert str(copy) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_config_alone(tiny, tmp_path):
+    assert load_config(tiny.folder).architectures == ["LlavaForConditionalGeneration"]
+    with pytest.raises(InputError, match="does not make a config"):
+        load_config(tmp_path / "nowhere")
 
 
 def test_missing_tensor_is_not_made_up(copy):

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax
 from scipy.stats import spearmanr
 
-from vitcop.calibrate.losses import Estimate, exact_match, kl_divergence, normalize_answer, top1_agreement
+from vitcop.calibrate.answers import exact_match
+from vitcop.calibrate.losses import Estimate, kl_divergence, top1_agreement
 from vitcop.calibrate.targets import compute_targets, load_targets, save_targets, target_of
 from vitcop.plugins.errors import InputError
 
@@ -44,15 +45,33 @@ def test_estimate():
     assert estimate.mean == 3.0 and estimate.num == 4
     assert estimate.error == pytest.approx(math.sqrt(14 / 3 / 4))
     assert Estimate.of([2.0]) == Estimate(2.0, 0.0, 1)
+    assert Estimate.of([1.0, math.inf]) == Estimate(math.inf, math.inf, 2)
+    assert math.isnan(Estimate.of([1.0, math.nan]).mean)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("top_k", [2, 4])
+def test_kl_of_broken_logits_is_no_number(value, top_k):
+    """Never 0, with which a broken schedule would win."""
+    p = np.eye(4, dtype=np.float32)
+    q = p.copy()
+    q[2, 3] = value
+    assert math.isnan(kl_divergence(target_of([0, 1, 2, 3], p, top_k), q))
+
+
+def test_kl_of_excluded_tokens():
+    p = np.array([[2.0, 1.0, -np.inf]], dtype=np.float32)
+    for top_k in (1, 3):
+        assert kl_divergence(target_of([0], p, top_k), p) == pytest.approx(0.0, abs=1e-6)
+    assert kl_divergence(target_of([0], p, 3), p[:, ::-1]) == math.inf
 
 
 @pytest.mark.parametrize(
-    ("text", "same"),
-    [("Red", True), (" red. ", True), ("a  red", False), ("", False), ("dark\nred", False), ("blue", True)],
+    ("text", "right"),
+    [("Red", 1.0), (" the red. ", 1.0), ("", 0.0), ("dark\nred", 0.0), ("blue", 1.0), ("three", 1.0)],
 )
-def test_exact_match(text, same):
-    assert exact_match(text, ["red", "Blue!"]) is same
-    assert normalize_answer("  A\n b? ") == "a b"
+def test_exact_match(text, right):
+    assert exact_match(text, ["red", "Blue!", "3"]) == right
 
 
 def test_targets_of_a_model_survive_files(tiny, samples, tmp_path):

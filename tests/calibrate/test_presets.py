@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitcop.calibrate.budget import check_budget, check_meets, fractions, layer_mean, solve_counts
+from vitcop.calibrate.budget import check_budget, check_meets, check_one_token, fractions, layer_mean, solve_counts
 from vitcop.calibrate.presets import PRESET_NAMES, controls, nearest_reference, paper_layers, paper_schedule, preset
 from vitcop.calibrate.schedule import Schedule
 from vitcop.plugins.errors import InputError
@@ -65,9 +65,9 @@ def test_refusals():
         preset("paper-1/3", 2, 576)
     for budget in (0.0, -1.0, 1.5, float("nan")):
         with pytest.raises(InputError, match="above 0 and at most 1"):
-            check_budget(budget, 576)
+            check_budget(budget)
     with pytest.raises(InputError, match=r"nearest that can be met is 0\.0100"):
-        check_budget(0.005, 100)
+        check_one_token(0.005, 100)
     with pytest.raises(InputError, match=r"the nearest is 1\.0000"):
         check_meets(Schedule(num_layers=4), 100, 0.5)
     assert set(PRESET_NAMES) == {*PAPER, "none"}

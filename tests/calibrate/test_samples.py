@@ -160,6 +160,21 @@ def test_digest_follows_content_not_place(folder, tmp_path_factory):
     assert samples_digest(load_samples(write(folder, sample(prompt="other ?")))) != before
 
 
+def test_content_digest_is_of_what_the_model_sees(folder):
+    first, other_answer, other_prompt = load_samples(
+        write(
+            folder,
+            sample(answer="red", subset="colors"),
+            sample(id="y", answer=["blue"]),
+            sample(id="z", prompt="other ?"),
+        )
+    )
+    assert first.content_digest == other_answer.content_digest != other_prompt.content_digest
+    assert first.digest != other_answer.digest
+    Image.new("RGB", (8, 6), (0, 0, 255)).save(folder / "a.png")
+    assert load_samples(folder / "s.jsonl")[0].content_digest != first.content_digest
+
+
 def test_batches_group_by_length_and_lose_nothing(tiny, tmp_path):
     loaded = load_samples(write_samples(tmp_path, 10, seed=3))
     found = list(batches(loaded, tiny.processor, tiny.family, 4))

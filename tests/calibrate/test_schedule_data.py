@@ -61,12 +61,53 @@ def change(path, value):
         (["drops", 1, "op"], "merge", "drops[1]: a merge must be the first"),
         (["drops", 0, "order"], "middle", "smallest, largest"),
         (["drops", 0, "keep"], ..., "missing key 'keep'"),
+        (["schema_version"], True, "schema_version True"),
+        (["num_layers"], True, "num_layers"),
+        (["num_layers"], 32.0, "num_layers"),
+        (["model_id"], 7, "model_id: expected a text"),
+        (["config_hash"], None, "config_hash: expected a text"),
+        (["provenance"], [], "provenance: expected an object"),
+        (["vision"], 3, "vision: expected an object"),
+        (["vision", "seed"], -1, "vision.seed: expected an integer from 0"),
+        (["vision", "keep"], [True, 2], "vision.keep: expected [num, den]"),
+        (["vision", "keep"], [0, 2], "vision.keep: 0/2 must be above 0"),
+        (["vision", "keep"], [1, 2**31], "parts below 2147483648"),
+        (["vision", "clusters", "cutoff_distance"], 0, "cutoff_distance: expected a number above 0"),
+        (["vision", "clusters", "cutoff_distance"], "8", "cutoff_distance: expected a number above 0"),
+        (["vision", "clusters", "cutoff_distance"], True, "cutoff_distance: expected a number above 0"),
+        (["vision", "clusters", "cutoff_distance"], float("nan"), "cutoff_distance: expected a number above 0"),
+        (["vision", "clusters", "spatial_radius"], -0.1, "spatial_radius: expected a number of at least 0"),
+        (["vision", "clusters", "spatial_radius"], float("inf"), "spatial_radius: expected a number of at least 0"),
+        (["vision", "clusters", "spatial_radius"], None, "spatial_radius: expected a number of at least 0"),
+        (["drops", 0, "layer"], True, "drops[0].layer: True"),
+        (["drops", 0, "layer"], "2", "drops[0].layer: '2'"),
+        (["drops", 0, "seed"], 2**31, "drops[0].seed: expected an integer from 0 to 2147483647"),
+        (["drops", 1, "seed"], 1.0, "drops[1].seed: expected an integer"),
+        (["drops", 1, "seed"], True, "drops[1].seed: expected an integer"),
+        (["drops"], "select", "drops: expected a list"),
     ],
 )
 def test_refusals_name_the_field(path, value, said):
     with pytest.raises(InputError) as caught:
         Schedule.from_json(change(path, value), source="s.json")
     assert said in str(caught.value) and str(caught.value).startswith("s.json") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [0, 1, 1.0, -0.5, "0.2", True, float("nan")])
+def test_quantiles_are_shares(value):
+    with pytest.raises(InputError, match="^vision.clusters.cutoff_quantile: expected a number between 0 and 1"):
+        clusters = Clusters(centers=(1, 4), cutoff_distance=None, cutoff_quantile=value)
+        Schedule(num_layers=4, vision=VisionStage(keep=(1, 2), clusters=clusters))
+
+
+def test_schedules_made_in_code_are_checked_too():
+    for drops, said in (
+        ([Drop(layer=1, keep=(1, 2))], "drops: expected a list"),
+        ((Drop(layer=1, keep=(np.int64(1), 2)),), r"drops\[0\].keep: expected"),
+        ((Drop(layer=1, keep=0.5),), r"drops\[0\].keep: expected"),
+    ):
+        with pytest.raises(InputError, match=said):
+            Schedule(num_layers=4, drops=drops)
 
 
 def test_saliency_needs_its_stage():

@@ -1,15 +1,21 @@
 """The search: its space, its budget, its controls, its files, and that it can be stopped and gone on with."""
 
 import json
+import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from conftest import write_samples
+from safetensors.numpy import load_file, save_file
 
+from vitcop.calibrate import evaluation
 from vitcop.calibrate.calibration import Calibration, CalibrationSettings
 from vitcop.calibrate.candidates import Candidate, Rule, SearchSpace
+from vitcop.calibrate.checkpoint import Checkpoint
 from vitcop.calibrate.cost import Cost, DecoderShape, prefill_cost
 from vitcop.calibrate.evaluation import Evaluator
+from vitcop.calibrate.generation import continue_forced
 from vitcop.calibrate.samples import load_samples
 from vitcop.calibrate.schedule import Schedule
 from vitcop.calibrate.search import calibrate
@@ -147,6 +153,75 @@ def test_interrupted_and_gone_on_with(found, tiny, sets, tmp_path, monkeypatch):
     assert again.to_json() == found.to_json()
 
 
+def unnamed(schedule):
+    return replace(schedule, model_id="", config_hash="")
+
+
+def break_logits(monkeypatch, is_broken):
+    """Let the pruned model's logits be NaN under the schedules that `is_broken` tells."""
+
+    def forced(runner, *args):
+        logits = continue_forced(runner, *args)
+        return logits * np.nan if is_broken(runner.schedule) else logits
+
+    monkeypatch.setattr(evaluation, "continue_forced", forced)
+
+
+def test_a_schedule_that_overflows_never_wins(found, tiny, sets, monkeypatch):
+    best = found.schedule
+    break_logits(monkeypatch, lambda schedule: schedule == unnamed(best))
+    again = calibrate(tiny.checkpoint, *sets, budget=1 / 3, seed=3, settings=SETTINGS)
+    assert again.chosen != found.chosen and again.overflowed == (found.chosen,)
+    everything = (*again.candidates, *again.selection, *(point.measured for point in again.curve))
+    assert all(np.isfinite(item.kl.mean) for item in everything)
+    assert unnamed(best) not in {item.schedule for item in everything}
+    text = again.to_json()
+    assert Calibration.from_json(text) == again and "NaN" not in text and "Infinity" not in text
+
+
+def test_when_all_overflow(tiny, sets, monkeypatch):
+    break_logits(monkeypatch, lambda schedule: True)
+    for budget in (1 / 3, 1.0):
+        with pytest.raises(InputError, match="every schedule tried are not finite with dtype float32"):
+            calibrate(tiny.checkpoint, *sets, budget=budget, settings=SETTINGS)
+
+
+def test_when_the_original_overflows(tiny, sets, tmp_path):
+    folder = shutil.copytree(tiny.folder, tmp_path / "broken")
+    tensors = load_file(folder / "model.safetensors")
+    norm = next(name for name in tensors if name.endswith("model.norm.weight"))
+    save_file({**tensors, norm: tensors[norm] * np.nan}, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match="sample c.: the unpruned model's logits are not finite"):
+        calibrate(Checkpoint.open(folder), *sets, budget=1 / 3, settings=SETTINGS, store=tmp_path / "store")
+    assert not list((tmp_path / "store").glob("targets-*"))
+
+
+def test_the_store_tells_processors_apart(tiny, sets, tmp_path):
+    folder, store = shutil.copytree(tiny.folder, tmp_path / "model"), tmp_path / "store"
+    settings = replace(SETTINGS, max_candidates=2, neighbours=0, curve_budgets=())
+    first = calibrate(Checkpoint.open(folder), *sets, budget=1 / 3, settings=settings, store=store)
+    kept = {file.name for file in store.iterdir()}
+    file = next(file for file in folder.glob("*processor_config.json") if "image_mean" in file.read_text())
+    data = json.loads(file.read_text())
+    (data.get("image_processor") or data)["image_mean"] = [0.1, 0.9, 0.2]
+    file.write_text(json.dumps(data))
+    second = calibrate(Checkpoint.open(folder), *sets, budget=1 / 3, settings=settings, store=store)
+    assert {item.name: item.kl for item in second.selection} != {item.name: item.kl for item in first.selection}
+    assert len({file.name for file in store.iterdir()} - kept) >= len(kept) // 2 > 0
+    fresh = calibrate(Checkpoint.open(folder), *sets, budget=1 / 3, settings=settings)
+    assert fresh.to_json() == second.to_json()
+
+
+def test_stored_answers_of_other_samples_are_not_taken(tiny, sets, tmp_path):
+    settings = replace(SETTINGS, max_candidates=2, neighbours=0, curve_budgets=())
+    first = calibrate(tiny.checkpoint, *sets, budget=1 / 3, settings=settings, store=tmp_path)
+    for file in tmp_path.glob("targets-*.safetensors.json"):
+        index = json.loads(file.read_text())
+        file.write_text(json.dumps({**index, "ids": [f"other {name}" for name in index["ids"]]}))
+    again = calibrate(tiny.checkpoint, *sets, budget=1 / 3, settings=settings, store=tmp_path)
+    assert again.to_json() == first.to_json()
+
+
 def test_full_budget_drops_nothing(tiny, sets):
     found = calibrate(tiny.checkpoint, *sets, budget=1.0, settings=SETTINGS)
     assert found.schedule.is_empty and found.chosen == "none" and found.curve == ()
@@ -160,9 +235,18 @@ def test_impossible_budgets(tiny, sets, budget):
         calibrate(tiny.checkpoint, *sets, budget=budget, settings=SETTINGS)
 
 
+@pytest.mark.parametrize("seed", [-1, 2**31, True])
+def test_impossible_seeds(tiny, sets, seed):
+    with pytest.raises(InputError, match="^seed: expected an integer"):
+        calibrate(tiny.checkpoint, *sets, budget=0.5, seed=seed, settings=SETTINGS)
+
+
 def test_sets_must_be_apart(tiny, sets):
     with pytest.raises(InputError, match="1 samples are in both .* first c0"):
         calibrate(tiny.checkpoint, sets[0], [*sets[1], sets[0][0]], budget=0.5)
+    relabelled = replace(sets[0][2], id="new", answers=("blue",), subset="x", digest="0")
+    with pytest.raises(InputError, match="1 samples are in both .* first new"):
+        calibrate(tiny.checkpoint, sets[0], [*sets[1], relabelled], budget=0.5)
     with pytest.raises(InputError, match="selection set is empty"):
         calibrate(tiny.checkpoint, sets[0], [], budget=0.5)
 
