@@ -131,10 +131,13 @@ def read_eos_ids(folder: str | Path) -> frozenset[int]:
         if not file.is_file():
             continue
         data = _read_object(file)
-        for part in (data.get("text_config") or {}, data):
-            found = part.get("eos_token_id")
+        for part in (data.get("text_config"), data):
+            found = part.get("eos_token_id") if isinstance(part, dict) else None
             if found is not None:
-                return frozenset([found] if isinstance(found, int) else found)
+                found = found if isinstance(found, list) else [found]
+                if not all(type(token) is int for token in found):
+                    raise InputError(f"{file}: eos_token_id must be an integer or a list of them, found {found!r}")
+                return frozenset(found)
     return frozenset()
 
 
@@ -202,6 +205,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
         )
         raise InputError(f"{folder}: no config.json in this folder; is it a Hugging Face model folder?{hint}")
     config = _read_object(folder / "config.json")
+    for key, kind, said in (("text_config", dict, "an object"), ("architectures", list, "a list")):
+        if not isinstance(config.get(key), kind | None):
+            raise InputError(f"{folder}: {key} in config.json must be {said}, found {config[key]!r}")
     quantization = config.get("quantization_config") or (config.get("text_config") or {}).get("quantization_config")
     if quantization:
         method = (
@@ -212,7 +218,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
             "after pruning"
         )
     architectures = config.get("architectures") or []
-    if not set(architectures) & set(supported_architectures()):
+    if not set(map(str, architectures)) & set(supported_architectures()):
         found = ", ".join(map(str, architectures)) or "none named"
         remote = "; it needs remote code (auto_map), which vitcop never runs" if config.get("auto_map") else ""
         raise InputError(

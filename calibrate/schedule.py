@@ -136,6 +136,8 @@ class Schedule:
             data = json.loads(text)
         except json.JSONDecodeError as error:
             raise InputError(f"{source}: not JSON (line {error.lineno}: {error.msg})") from None
+        except (ValueError, RecursionError) as error:  # numbers of thousands of digits, brackets nested as deep
+            raise InputError(f"{source}: not a schedule ({error})") from None
         if not isinstance(data, dict):
             raise InputError(f"{source}: expected a JSON object, found {type(data).__name__}")
         version = data.get("schema_version")

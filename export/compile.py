@@ -8,6 +8,7 @@ import onnx_ir as ir
 import torch
 
 from vitcop.calibrate.checkpoint import Checkpoint
+from vitcop.calibrate.loading import load_processor
 from vitcop.calibrate.progress import NoProgress, Progress
 from vitcop.calibrate.schedule import Schedule
 from vitcop.export.bundle import architecture_of, copy_processor_files, write_bundle, writing_bundle
@@ -45,6 +46,7 @@ def export_bundle(
     """
     progress = progress or NoProgress()
     checkpoint = Checkpoint.open(model_dir)
+    load_processor(checkpoint.path)  # a bundle whose prompts cannot be prepared would be found out too late
     skeleton = load_skeleton(checkpoint)
     check_schedule(schedule, checkpoint, skeleton)
     captures = _captures(skeleton, schedule)

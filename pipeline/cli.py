@@ -1,8 +1,12 @@
 """The command line: `vitcop …`. Commands are loaded when they are asked for; errors are one line and an exit status."""
 
 import os
+import signal
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -36,7 +40,8 @@ class Vitcop(click.Group):
         if not standalone_mode:
             return super().main(*args, standalone_mode=False, **kwargs)
         try:
-            status = super().main(*args, standalone_mode=False, **kwargs)
+            with _terminating_as_interrupt():
+                status = super().main(*args, standalone_mode=False, **kwargs)
         except click.exceptions.Exit as stop:
             status = stop.exit_code
         except click.exceptions.NoArgsIsHelpError as error:
@@ -54,6 +59,23 @@ class Vitcop(click.Group):
                 raise
             status = _complain(*describe(error))
         sys.exit(status if isinstance(status, int) else 0)
+
+
+@contextmanager
+def _terminating_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends a command as Ctrl-C does, exit status included, so that what was half written is removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
 _debugging = False
@@ -83,7 +105,7 @@ def _print_version(ctx: click.Context, parameter: click.Parameter, value: bool) 
     name="vitcop",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit status: 0 fine; 1 a bug of vitcop; 2 wrong input; 3 an accuracy or regression gate failed; "
-    "4 something is missing on this machine; 130 interrupted.",
+    "4 something is missing on this machine; 130 interrupted (by Ctrl-C or SIGTERM).",
 )
 @click.option(
     "--debug",

@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from vitcop.export.bundle.versions import NOT_INSTALLED, version_of
+from vitcop.export.runtimes import target_names
 from vitcop.pipeline.inspection import size_text, table
 from vitcop.pipeline.recipe import Recipe
-from vitcop.pipeline.versions import version_of, vitcop_version
+from vitcop.pipeline.versions import vitcop_version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +76,10 @@ def examine(recipe: Recipe | None = None, *, place: Path = Path(".")) -> Examina
         _package("torch", "calibrate, export, verify", "pip install torch", required=True),
         _package("transformers", "calibrate, export, verify", "pip install transformers", required=True),
         _package("onnx", "export", "pip install onnx", required=True),
-        Row(
-            name="onnxruntime",
-            found=_onnxruntime(),
-            purpose="target onnxruntime",
-            remedy="pip install onnxruntime (or onnxruntime-gpu)",
+        _package(
+            "onnxruntime",
+            "target onnxruntime",
+            "pip install onnxruntime (or onnxruntime-gpu)",
             required=target in (None, "onnxruntime"),
         ),
         Row(
@@ -115,7 +116,7 @@ def examine(recipe: Recipe | None = None, *, place: Path = Path(".")) -> Examina
             "pip install 'vitcop[tensorrt-llm]'",
             required=target == "tensorrt-llm",
         ),
-        _package("flash-attn", "faster PyTorch runs on a GPU; never required", "pip install 'vitcop[flash-attn]'"),
+        _package("flash-attn", "nothing yet: this version does not use it", "nothing to do"),
         Row(
             name="free disk",
             found=size_text(shutil.disk_usage(place).free),
@@ -123,6 +124,8 @@ def examine(recipe: Recipe | None = None, *, place: Path = Path(".")) -> Examina
         ),
         Row(name="free memory", found=_memory(), purpose="loading the model"),
     ]
+    if target is not None:
+        rows.insert(1, _target(target))
     return Examination(rows=tuple(rows if recipe else [_unrequired(row) for row in rows]))
 
 
@@ -130,18 +133,26 @@ def _unrequired(row: Row) -> Row:
     return Row(**{**asdict(row), "required": False})
 
 
-def _package(name: str, purpose: str, remedy: str, *, required: bool = False) -> Row:
-    version = version_of(name)
+def _target(target: str) -> Row:
+    """Whether this version of vitcop can build for a recipe's target at all, whatever the machine has."""
     return Row(
-        name=name, found=None if version == "absent" else version, purpose=purpose, remedy=remedy, required=required
+        name=f"target {target}",
+        found="available" if target in target_names() else None,
+        purpose="build.target of the recipe",
+        remedy=f"this version of vitcop cannot build for it; available: {', '.join(target_names())}",
+        required=True,
     )
 
 
-def _onnxruntime() -> str | None:
-    for name in ("onnxruntime-gpu", "onnxruntime"):
-        if version_of(name) != "absent":
-            return f"{version_of(name)}{' (gpu)' if name.endswith('gpu') else ''}"
-    return None
+def _package(name: str, purpose: str, remedy: str, *, required: bool = False) -> Row:
+    version = version_of(name)
+    return Row(
+        name=name,
+        found=None if version == NOT_INSTALLED else version,
+        purpose=purpose,
+        remedy=remedy,
+        required=required,
+    )
 
 
 def _providers() -> list[str]:

@@ -15,7 +15,7 @@ _UNUSABLE_PATH = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMET
 def describe(error: BaseException) -> tuple[int, str]:
     """(exit status, one line) for anything that a command raised."""
     if isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED_STATUS, "interrupted; the next run resumes from what was finished"
+        return INTERRUPTED_STATUS, "interrupted; nothing is half-written, and a run goes on from what it had finished"
     if isinstance(error, VitcopError):
         return error.exit_status, one_line(str(error))
     known = as_input_error(error)

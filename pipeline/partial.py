@@ -6,12 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vitcop.export.bundle.processes import is_running
+
 PREFIX = ".partial-"
 
 
 def partial_path(final: Path) -> Path:
-    """The temporary name of `final`, in the same folder (so that renaming stays inside one file system)."""
-    return final.with_name(PREFIX + final.name)
+    """The temporary name of `final`, in the same folder (so that renaming stays inside one file system).
+
+    It holds the process id: two processes that write one file each publish their own, whole.
+    """
+    return final.with_name(f"{PREFIX}{os.getpid()}-{final.name}")
 
 
 def discard(path: Path) -> None:
@@ -52,12 +57,21 @@ def written_whole(final: Path) -> Iterator[Path]:
     """A temporary path to write to, which becomes `final` at the end, or vanishes where the block raises."""
     partial = partial_path(final)
     discard(partial)
+    _discard_abandoned(final)
     try:
         yield partial
         publish(final)
     except BaseException:
         discard(partial)
         raise
+
+
+def _discard_abandoned(final: Path) -> None:
+    """Remove temporary files of `final` whose process was killed."""
+    for name in os.listdir(final.parent) if final.parent.is_dir() else ():
+        number, _, rest = name.removeprefix(PREFIX).partition("-")
+        if name.startswith(PREFIX) and rest == final.name and number.isdecimal() and not is_running(int(number)):
+            discard(final.with_name(name))
 
 
 def write_text(final: Path, text: str) -> None:

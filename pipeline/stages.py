@@ -100,7 +100,16 @@ def _calibrate_inputs(recipe: Recipe, checked: Checked) -> dict[str, str]:
 
 
 def _export_inputs(recipe: Recipe, checked: Checked) -> dict[str, str]:
-    return _model(checked)
+    # A bundle that refers to its weights holds their folder: a moved model needs a new one.
+    return _model(checked) | ({} if recipe.export.copy_weights else _model_folder(checked))
+
+
+def _reference_inputs(recipe: Recipe, checked: Checked) -> dict[str, str]:
+    return _model(checked) | _model_folder(checked)
+
+
+def _model_folder(checked: Checked) -> dict[str, str]:
+    return {"model folder": str(checked.checkpoint.path.resolve())}
 
 
 def _verify_inputs(recipe: Recipe, checked: Checked) -> dict[str, str]:
@@ -226,15 +235,28 @@ def _run_report(stage: StageRun) -> None:
 
 
 def _torch_versions(recipe: Recipe) -> dict[str, str]:
-    return versions_of("torch", "transformers")
+    return versions_of("torch", "transformers", "tokenizers", "pillow", "numpy")
 
 
 def _export_versions(recipe: Recipe) -> dict[str, str]:
-    return versions_of("torch", "transformers", "onnx")
+    return versions_of("torch", "transformers", "onnx", "onnx-ir", "onnxscript")
 
 
 def _target_versions(recipe: Recipe) -> dict[str, str]:
-    return versions_of("torch", "transformers", recipe.build.target)
+    return _torch_versions(recipe) | _runtime_versions(recipe)
+
+
+def _runtime_versions(recipe: Recipe) -> dict[str, str]:
+    # One runtime may come in several distributions.
+    return versions_of(recipe.build.target, f"{recipe.build.target}-gpu")
+
+
+def _bench_versions(recipe: Recipe) -> dict[str, str]:
+    # Times are of one machine: another CPU, or another number of cores to use, means measuring again.
+    from vitcop.export.measure.machine import machine_facts
+
+    facts = machine_facts()
+    return _target_versions(recipe) | {name: str(facts[name]) for name in ("cpu", "cores")}
 
 
 STAGES: tuple[Stage, ...] = (
@@ -260,7 +282,7 @@ STAGES: tuple[Stage, ...] = (
         outputs=(Output(path="build.json"), Output(path="bundle/engines", in_place=True, optional=True)),
         settings=("build", "device"),
         after=("bundle",),
-        versions=lambda recipe: versions_of(recipe.build.target),
+        versions=_runtime_versions,
         run=_run_build,
     ),
     Stage(
@@ -276,7 +298,7 @@ STAGES: tuple[Stage, ...] = (
         name="reference",
         outputs=(Output(path=UNPRUNED, in_place=True, without=("engines",)),),
         settings=(),
-        inputs=_export_inputs,
+        inputs=_reference_inputs,
         versions=_export_versions,
         run=_run_reference,
         wanted=lambda recipe: recipe.bench.enabled and recipe.bench.unpruned,
@@ -287,7 +309,7 @@ STAGES: tuple[Stage, ...] = (
         settings=("bench", "device"),
         after=("bundle", "build.json", UNPRUNED),
         inputs=lambda recipe, checked: {"evaluation samples": checked.digests["evaluation"]},
-        versions=_target_versions,
+        versions=_bench_versions,
         run=_run_bench,
         wanted=lambda recipe: recipe.bench.enabled,
     ),

@@ -24,19 +24,18 @@ class LlavaFamily:
         expected = {
             "vision_config.model_type": (getattr(config.vision_config, "model_type", None), "clip_vision_model"),
             "text_config.model_type": (getattr(config.text_config, "model_type", None), "llama"),
-            "vision_feature_select_strategy": (config.vision_feature_select_strategy, "default"),
+            "vision_feature_select_strategy": (getattr(config, "vision_feature_select_strategy", "default"), "default"),
         }
         for name, (found, supported) in expected.items():
             if found != supported:
                 raise InputError(f"config.json: {name} {found!r} is not supported for LLaVA; supported: {supported!r}")
-        if not isinstance(config.vision_feature_layer, int):
-            raise InputError(
-                f"config.json: vision_feature_layer {config.vision_feature_layer!r}: one layer is supported"
-            )
-        if not isinstance(config.vision_config.image_size, int):
-            raise InputError(
-                f"config.json: vision_config.image_size {config.vision_config.image_size!r}: one side is supported"
-            )
+        whole = {
+            "vision_feature_layer": getattr(config, "vision_feature_layer", -2),
+            "vision_config.image_size": getattr(config.vision_config, "image_size", 336),
+        }
+        for name, found in whole.items():
+            if not isinstance(found, int):
+                raise InputError(f"config.json: {name} {found!r} is not supported for LLaVA; give one integer")
 
     def num_layers(self, config: Any) -> int:
         return config.text_config.num_hidden_layers

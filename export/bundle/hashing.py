@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ ALLOWED_SUFFIXES = (".onnx", ".safetensors", ".json", ".jinja", ".txt", ".model"
 """Graphs, weights, settings, chat templates, vocabularies, sentencepiece models: nothing to unpickle or import."""
 
 _CHUNK = 1 << 22
+_RACY_NS = 2_000_000_000
+_remembered: dict[str, tuple[tuple[int, ...], str]] = {}
 
 
 def sha256_of_file(path: Path) -> str:
@@ -20,6 +23,23 @@ def sha256_of_file(path: Path) -> str:
         while piece := file.read(_CHUNK):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def sha256_of_weights(path: Path) -> str:
+    """sha256 of a file of maybe many gigabytes, read once a process as long as size, times and inode stay the same.
+
+    A file that changed within the last two seconds is never remembered: a second change could leave the same times.
+    """
+    path = Path(path).resolve()
+    state = path.stat()
+    stamp = (state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
+    known = _remembered.get(str(path))
+    if known is not None and known[0] == stamp:
+        return known[1]
+    found = sha256_of_file(path)
+    if time.time_ns() - max(state.st_mtime_ns, state.st_ctime_ns) > _RACY_NS:
+        _remembered[str(path)] = (stamp, found)
+    return found
 
 
 def sha256_of_json(value: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Literal
 from vitcop.calibrate.checkpoint import read_header
 from vitcop.calibrate.schedule import Schedule
 from vitcop.export.bundle.contract import GRAPHS
-from vitcop.export.bundle.hashing import sha256_of_file
+from vitcop.export.bundle.hashing import sha256_of_file, sha256_of_weights
 from vitcop.export.bundle.manifest import MANIFEST_NAME, FileRecord, Manifest, schedule_hash
 from vitcop.export.bundle.processor_files import is_processor_file
 from vitcop.plugins.errors import InputError
@@ -38,8 +38,9 @@ class Bundle:
 
         Args:
             check_weights: "size" (the default: each shard exists, has the recorded size and a sound safetensors
-                header; takes no time on big models), "sha256" (hash them too), "none" (only the folder is looked for;
-                for reading the schedule or a report on another machine).
+                header; takes no time on big models), "sha256" (hash them too, once a process; about a second a
+                gigabyte), "none" (only the folder is looked for; for reading the schedule or a report on another
+                machine).
 
         All other files are always hashed. Raises InputError that names the file and the way out.
         """
@@ -102,8 +103,21 @@ class Bundle:
             if not path.is_file():
                 way = "put the model folder back, or export with --copy-weights" if referenced else _EXPORT_AGAIN
                 raise InputError(f"{path}: this weight file of the bundle is missing; {way}")
-            _check_file(path, record, hashed=how == "sha256", may_be_link=referenced)
+            _check_file(path, record, hashed=False, may_be_link=referenced)
             read_header(path)
+            if how == "sha256" and sha256_of_weights(path) != record.sha256:
+                way = "put the old file back, or export the bundle again" if referenced else _EXPORT_AGAIN
+                raise InputError(f"{path}: changed since the export (its sha256 is not the one in the manifest); {way}")
+
+    def changed_weights(self) -> tuple[str, ...]:
+        """Names of the weight shards that no longer have the bytes of the export.
+
+        Reads all weights (once a process): about a second a gigabyte.
+        """
+        records = self.manifest.weights.files
+        return tuple(
+            record.name for record in records if sha256_of_weights(self.weights_folder / record.name) != record.sha256
+        )
 
 
 def _check_file(path: Path, record: FileRecord, *, hashed: bool, may_be_link: bool = False) -> None:
@@ -122,9 +136,11 @@ def _check_file(path: Path, record: FileRecord, *, hashed: bool, may_be_link: bo
 
 
 def _check_unlisted(path: Path, manifest: Manifest) -> None:
-    """A file that the processor or a runtime would read must be one that was hashed."""
+    """A file that the processor or a runtime would read must be one that was hashed; engines are the one folder."""
     listed = {record.name for record in (*manifest.files, *manifest.weights.files)} | {MANIFEST_NAME}
     for name in sorted(os.listdir(path)):
+        if name != "engines" and (path / name).is_dir():
+            raise InputError(f"{path / name}: a bundle holds no folder but engines; remove it, or {_EXPORT_AGAIN}")
         if name not in listed and (
             is_processor_file(name) or name.endswith((".onnx", ".safetensors", ".py", ".bin", ".pt", ".pkl"))
         ):

@@ -5,28 +5,33 @@
         write_bundle(staging, out, schedule=..., architecture=..., ...)
 
 A kill at any moment leaves either the old bundle, or the new one, or (between two renames) the old one under the
-hidden name `.<name>.replaced`, which the next write puts back first.
+hidden name `.<name>.replaced`, which the next write puts back first. Staging folders carry the process id; the next
+write removes those whose process no longer runs. Of two writes to one place at once the later fails with InputError.
 """
 
 import contextlib
+import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from vitcop.calibrate.schedule import Schedule
 from vitcop.export.bundle.architecture import Architecture
-from vitcop.export.bundle.hashing import check_file_name, sha256_of_file
+from vitcop.export.bundle.hashing import check_file_name, sha256_of_file, sha256_of_weights
 from vitcop.export.bundle.manifest import MANIFEST_NAME, REQUIRED_FILES, FileRecord, Manifest, Weights, schedule_hash
+from vitcop.export.bundle.processes import is_running
 from vitcop.export.bundle.versions import installed_versions
-from vitcop.plugins.errors import InputError, MissingError
+from vitcop.plugins.errors import InputError
 
 OTHER_PRODUCTS = ("engines", "verify.json", "bench.json", "cost.json", "report.html")
 """What vitcop itself may have put into a bundle later; replacing the bundle removes it, since it no longer holds."""
 
 _DISK_MARGIN = 1 << 26
+_TAKEN = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT})
+"""What a rename says where another process has renamed to or from the same place in the meantime."""
 
 
 def check_destination(out: Path) -> None:
@@ -60,7 +65,8 @@ def writing_bundle(out: Path) -> Iterator[Path]:
     _put_back(out)
     check_destination(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    staging = out.parent / f".{out.name}.partial-{os.getpid()}"
+    _remove_abandoned(out)
+    staging = out.parent / f"{_staging_prefix(out)}{os.getpid()}"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
     try:
@@ -90,7 +96,8 @@ def write_bundle(
         weights_folder: the checkpoint folder; `shards` are the names of its safetensors files that the graphs read.
         copy_weights: make the bundle self-contained.
 
-    Raises InputError for a file that a bundle may not hold, MissingError where the disk is too small for the copy.
+    Raises InputError for a file that a bundle may not hold, where the disk is too small for the copy, and where another
+    process has written to `out` in the meantime.
     """
     staging, out, weights_folder = Path(staging), Path(os.path.abspath(out)), Path(os.path.abspath(weights_folder))
     (staging / "schedule.json").write_text(schedule.to_json(), encoding="utf-8")
@@ -123,8 +130,8 @@ def write_bundle(
     return manifest
 
 
-def _record(path: Path) -> FileRecord:
-    return FileRecord(name=path.name, size=path.stat().st_size, sha256=sha256_of_file(path))
+def _record(path: Path, hashed: Callable[[Path], str] = sha256_of_file) -> FileRecord:
+    return FileRecord(name=path.name, size=path.stat().st_size, sha256=hashed(path))
 
 
 def _shard_paths(folder: Path, shards: Sequence[str]) -> list[Path]:
@@ -136,17 +143,16 @@ def _shard_paths(folder: Path, shards: Sequence[str]) -> list[Path]:
 
 
 def _refer_to_shards(folder: Path, shards: Sequence[str]) -> Weights:
-    return Weights(
-        mode="referenced", folder=str(folder), files=tuple(_record(path) for path in _shard_paths(folder, shards))
-    )
+    records = tuple(_record(path, sha256_of_weights) for path in _shard_paths(folder, shards))
+    return Weights(mode="referenced", folder=str(folder), files=records)
 
 
 def _copy_shards(folder: Path, shards: Sequence[str], staging: Path) -> Weights:
     paths = _shard_paths(folder, shards)
     needed, free = sum(path.stat().st_size for path in paths) + _DISK_MARGIN, shutil.disk_usage(staging).free
     if free < needed:
-        raise MissingError(
-            f"copying the weights needs {needed / 1e9:.1f} GB of free disk, {free / 1e9:.1f} GB are free; free "
+        raise InputError(
+            f"no disk space: copying the weights needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; free "
             "some or leave --copy-weights out"
         )
     for path in paths:
@@ -158,14 +164,35 @@ def _replace(staging: Path, out: Path) -> None:
     """Rename `staging` to `out`; an older bundle steps aside first and comes back if the rename fails."""
     check_destination(out)
     aside = _aside(out)
-    if out.exists():
-        os.rename(out, aside)
     try:
-        os.rename(staging, out)
-    except BaseException:
-        _put_back(out)
-        raise
+        if out.exists():
+            os.rename(out, aside)
+        try:
+            os.rename(staging, out)
+        except BaseException:
+            _put_back(out)
+            raise
+    except OSError as error:
+        if error.errno not in _TAKEN:
+            raise
+        raise InputError(
+            f"{out}: another export writes to this folder at the same time; wait for it, or choose another output "
+            "folder"
+        ) from None
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _staging_prefix(out: Path) -> str:
+    return f".{out.name}.partial-"
+
+
+def _remove_abandoned(out: Path) -> None:
+    """Remove staging folders of `out` whose process was killed."""
+    prefix = _staging_prefix(out)
+    for name in os.listdir(out.parent):
+        number = name.removeprefix(prefix)
+        if name.startswith(prefix) and number.isdecimal() and not is_running(int(number)):
+            shutil.rmtree(out.parent / name, ignore_errors=True)
 
 
 def _aside(out: Path) -> Path:

@@ -6,13 +6,13 @@ import torch
 import transformers
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from vitcop.calibrate.checkpoint import Checkpoint, TensorLocation
 from vitcop.calibrate.families import Family, family_of
-from vitcop.calibrate.loading import quiet_transformers
+from vitcop.calibrate.loading import load_config, quiet_transformers
 from vitcop.plugins.errors import InputError
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -38,7 +38,7 @@ class Skeleton:
 def load_skeleton(checkpoint: Checkpoint) -> Skeleton:
     """The model of a checkpoint on fake tensors. Raises InputError where config and weights do not fit each other."""
     with quiet_transformers():
-        config = AutoConfig.from_pretrained(checkpoint.path, local_files_only=True, trust_remote_code=False)
+        config = load_config(checkpoint.path)
         family = family_of(config)
         kind = getattr(transformers, next(name for name in config.architectures if name in family.architectures))
         dtype = _dtype(checkpoint)

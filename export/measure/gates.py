@@ -1,6 +1,7 @@
 """The gates that a bundle must pass: their limits, and what came of them."""
 
 import dataclasses
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,13 @@ from vitcop.plugins.errors import InputError
 LOGIT_LIMITS = {"float32": 1e-4, "float16": 5e-2, "bfloat16": 5e-1}
 """Default limit on the absolute logit deviation by the float type of the graphs. Only the fp32 one is a promise of
 exactness: in the shorter types PyTorch and the engine round differently at every step."""
+
+LAYER_LIMITS = {"float32": 1e-3, "float16": 5e-2, "bfloat16": 4e-1}
+"""Default limit on the deviation of a layer's keys and values, as a share of the largest of them, by float type."""
+
+MIN_GROUPS = 20
+"""With samples of fewer images a loss of score is shown but not judged: resampling so few says little, and of one image
+nothing at all (its interval has no width)."""
 
 MIN_SUBSET = 20
 """Subsets with fewer samples are shown but not held against the baseline: their intervals mean little."""
@@ -23,15 +31,18 @@ class Gates:
     Args:
         logit_deviation: greatest absolute deviation of the engine's logits from those of pruned PyTorch; "auto" is
             `LOGIT_LIMITS`.
+        layer_deviation: greatest deviation of a layer's keys and values from those of pruned PyTorch, as a share of the
+            largest of that layer; "auto" is `LAYER_LIMITS`. A value that is not finite fails even where it is off.
         kept_differing: samples in which the engine may keep other tokens than PyTorch, near-ties apart.
         answers_differing: samples in which greedy answers of engine and pruned PyTorch may differ, near-ties apart.
         near_tie_share: greatest share of samples that may be near-ties.
         score_loss: greatest loss of task score by the schedule (original − pruned, absolute). Held against the lower
-            end of the paired 95 % interval: the gate fails where the loss is surely above the limit, so that a small
-            sample alone fails nothing.
+            end of the paired 95 % interval: the gate fails where the loss is surely above the limit. Not judged on
+            samples of fewer than `MIN_GROUPS` images.
     """
 
     logit_deviation: float | str | None = "auto"
+    layer_deviation: float | str | None = "auto"
     kept_differing: float | None = 0
     answers_differing: float | None = 0
     near_tie_share: float | None = 0.01
@@ -40,7 +51,7 @@ class Gates:
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
-            if value is None or (value == "auto" and item.name == "logit_deviation"):
+            if value is None or (value == "auto" and item.name in ("logit_deviation", "layer_deviation")):
                 continue
             if type(value) not in (int, float) or not value >= 0:
                 raise InputError(f"gates.{item.name}: expected a number of at least 0, or null, found {value!r}")
@@ -60,6 +71,10 @@ class Gates:
         """The limit on logits for graphs of a float type."""
         return LOGIT_LIMITS[dtype] if self.logit_deviation == "auto" else self.logit_deviation
 
+    def layer_limit(self, dtype: str) -> float | None:
+        """The limit on keys and values for graphs of a float type."""
+        return LAYER_LIMITS[dtype] if self.layer_deviation == "auto" else self.layer_deviation
+
 
 @dataclass(frozen=True, kw_only=True)
 class GateResult:
@@ -77,6 +92,34 @@ def at_most(name: str, value: float, limit: float | None, note: str = "") -> Gat
     if limit is None:
         return GateResult(name=name, value=value, limit=None, passed=None, note="switched off")
     return GateResult(name=name, value=value, limit=limit, passed=bool(value <= limit), note=note)
+
+
+def layer_gate(value: float | None, limit: float | None) -> GateResult:
+    """The gate on keys and values; None is not held, and what is not finite fails whatever the limit."""
+    name, note = "layer_deviation", "relative to the largest key or value of the layer"
+    if value is None:
+        return GateResult(name=name, value=None, limit=limit, passed=None, note="no sample could be compared")
+    if not math.isfinite(value):
+        return GateResult(name=name, value=value, limit=limit, passed=False, note="a key or value is not finite")
+    return at_most(name, value, limit, note)
+
+
+def score_loss_gate(loss: Mapping[str, float] | None, limit: float | None, num_groups: int) -> GateResult:
+    """The gate on the loss of task score; `loss` is its paired interval over samples of `num_groups` images."""
+    name = "score_loss"
+    if loss is None:
+        return GateResult(name=name, value=None, limit=limit, passed=None, note="no sample has an answer")
+    note = f"loss {loss['mean']:+.4f}, 95 % interval {loss['low']:+.4f} to {loss['high']:+.4f}; its lower end is held"
+    if limit is not None and num_groups < MIN_GROUPS:
+        note = f"not judged: {num_groups} groups, fewer than {MIN_GROUPS}; loss {loss['mean']:+.4f}"
+        return GateResult(name=name, value=loss["low"], limit=limit, passed=None, note=note)
+    return at_most(name, loss["low"], limit, note)
+
+
+def weights_gate(changed: Sequence[str]) -> GateResult:
+    """Fails where weight shards no longer have the bytes of the export; there is no limit to change."""
+    note = f"weights changed since export: {', '.join(changed)}" if changed else ""
+    return GateResult(name="weights_changed", value=len(changed), limit=0, passed=not changed, note=note)
 
 
 def baseline_gates(

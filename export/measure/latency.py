@@ -47,7 +47,8 @@ class Bench:
         batch: rows, prompt tokens, visual tokens, new tokens.
         rungs: for each rung its seconds by part, KV bytes and lengths after the prefill, and peak memory of the
             process after it first ran.
-        ratios: for each other rung and part, its time divided by the engine's (above 1: the engine is faster).
+        ratios: for each other rung and part, its time divided by the engine's (above 1: the engine is faster); for
+            torch_original without vision and prefill, which its forward does not tell apart.
         machine: what it ran on.
         settings: warmup, repeats and options.
         notes: what the numbers do not show.
@@ -107,18 +108,16 @@ def bench(
         unpruned: a bundle of the same model with the empty schedule, to compare with.
         model_dir: the checkpoint that PyTorch reads; by default the folder that the bundle refers to.
 
-    Raises InputError for wrong input, such as an unpruned bundle of another model.
+    Raises InputError for wrong input, such as an unpruned bundle that drops tokens or is of another model or weights.
     """
     if not samples or batch_size < 1 or repeats < 1 or warmup < 0 or max_new_tokens < 1:
         raise InputError("bench needs samples, and batch size, repeats and new tokens of at least 1")
-    if unpruned is not None and unpruned.manifest.config_hash != bundle.manifest.config_hash:
-        raise InputError(
-            f"{unpruned.path}: a bundle of another model than {bundle.path}; export both from one model folder"
-        )
+    if unpruned is not None:
+        _check_unpruned(unpruned, bundle)
     engine = open_target(target)
     batch = _one_batch(bundle, samples, batch_size)
     rungs: dict[str, Runner] = {ENGINE: engine.runner(bundle, options)}
-    shares = {ENGINE: engine.selector_shares(bundle, batch, options)}
+    shares: dict[str, dict[str, float | None]] = {ENGINE: engine.selector_shares(bundle, batch, options)}
     if unpruned is not None:
         rungs[UNPRUNED] = engine.runner(unpruned, options)
         shares[UNPRUNED] = engine.selector_shares(unpruned, batch, options)
@@ -159,7 +158,7 @@ def bench(
         ratios={
             name: {
                 part: median(other / own for other, own in zip(times[name][part], times[ENGINE][part], strict=True))
-                for part in PARTS
+                for part in _compared_parts(name)
                 if all(times[ENGINE][part]) and all(times[name][part])
             }
             for name in rungs
@@ -181,6 +180,26 @@ def bench(
             "process_peak_bytes is of the whole process, all rungs loaded so far included",
         ),
     )
+
+
+def _check_unpruned(unpruned: Bundle, bundle: Bundle) -> None:
+    """Raises InputError where the two bundles differ in more than the schedule, or the one drops tokens itself."""
+    ours, theirs = bundle.manifest, unpruned.manifest
+    if theirs.config_hash != ours.config_hash:
+        raise InputError(
+            f"{unpruned.path}: a bundle of another model than {bundle.path}; export both from one model folder"
+        )
+    if not unpruned.schedule.is_empty:
+        raise InputError(f"{unpruned.path}: its schedule drops tokens; give a bundle exported with `--schedule none`")
+    weights = [{record.name: record.sha256 for record in side.weights.files} for side in (ours, theirs)]
+    if weights[0] != weights[1]:
+        raise InputError(
+            f"{unpruned.path}: a bundle of other weights than {bundle.path}; export both from one model folder"
+        )
+
+
+def _compared_parts(rung: str) -> tuple[str, ...]:
+    return tuple(part for part in PARTS if rung != TORCH_ORIGINAL or part not in ("vision", "prefill"))
 
 
 def _one_batch(bundle: Bundle, samples: "Sequence[Sample]", batch_size: int) -> PromptBatch:
@@ -209,12 +228,11 @@ def _config(bundle: Bundle) -> Any:
 
 
 def _torch_runners(bundle: Bundle, model_dir: Path | None, device: str) -> dict[str, Runner]:
-    from vitcop.calibrate.checkpoint import Checkpoint
     from vitcop.calibrate.loading import load_model
     from vitcop.calibrate.scheduled import OriginalRunner, ScheduledRunner
-    from vitcop.export.measure.rungs import original_folder
+    from vitcop.export.measure.rungs import open_original
 
-    checkpoint = Checkpoint.open(original_folder(bundle, model_dir))
+    checkpoint = open_original(bundle, model_dir)
     model, _, family = load_model(checkpoint, device=device, dtype=bundle.manifest.architecture.dtype)
     return {
         TORCH_PRUNED: ScheduledRunner(model, family, bundle.schedule, name=TORCH_PRUNED),
@@ -240,9 +258,9 @@ def _run_once(runner: Runner, batch: PromptBatch, new_tokens: int) -> tuple[dict
     return seconds, done.kv_bytes, done.kv_lengths
 
 
-def _seconds(times: dict[str, list[float]], shares: dict[str, float] | None) -> dict[str, Any]:
-    """Timings by part; where the target can tell its share, the selector's are taken out of vision and prefill."""
-    if shares is not None:
+def _seconds(times: dict[str, list[float]], shares: dict[str, float | None] | None) -> dict[str, Any]:
+    """Timings by part; where the target can tell its shares, the selector's are taken out of vision and prefill."""
+    if shares is not None and None not in shares.values():
         taken = {part: [value * shares[part] for value in times[part]] for part in shares}
         rest = {part: [value * (1 - shares[part]) for value in times[part]] for part in shares}
         selector = [sum(values) for values in zip(*taken.values(), strict=True)]

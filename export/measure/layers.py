@@ -43,3 +43,16 @@ def layer_deviations(
                 highest = float(gap.max()) if gap.size else 0.0
                 worst[layer] = max(worst[layer], highest if np.isfinite(highest) else np.inf)
     return worst
+
+
+def layer_magnitudes(
+    reference: KeysValues, lengths: Sequence[int], num_padding_B: np.ndarray, rows: Sequence[int]
+) -> np.ndarray:
+    """Largest magnitude among keys and values of each layer at the same positions as `layer_deviations`: fp64 [L]."""
+    largest = np.zeros(len(reference))
+    for layer, (pair, length) in enumerate(zip(reference, lengths, strict=True)):
+        for tensor in pair:
+            for row in rows:
+                part = tensor[row, :, int(num_padding_B[row]) : length]
+                largest[layer] = max(largest[layer], float(np.abs(part).max(initial=0.0)))
+    return largest

@@ -8,7 +8,7 @@ import numpy as np
 from vitcop.calibrate.generation import Generated
 from vitcop.export.bundle.contract import group_of_layer
 from vitcop.export.measure.agreement import common_prefix, kept_agreement, logit_kl, max_deviation, top1_agreement
-from vitcop.export.measure.layers import layer_deviations, torch_kv
+from vitcop.export.measure.layers import layer_deviations, layer_magnitudes, torch_kv
 from vitcop.export.measure.near_ties import compare_stages, is_near_tie
 
 
@@ -55,11 +55,19 @@ class ExportRow:
 
 
 class ExportLoss:
-    """Pruned PyTorch against the engine. Near-tie samples are counted and leave everything else."""
+    """Pruned PyTorch against the engine. Near-tie samples are counted and leave everything else.
 
-    def __init__(self, schedule: Any) -> None:
+    Args:
+        schedule: the bundle's.
+        dtype: the float type that the bundle computes in, whose ulp near-ties are told by.
+    """
+
+    def __init__(self, schedule: Any, dtype: str = "float32") -> None:
         self.logits = LogitLoss()
         self.layers = np.zeros(schedule.num_layers)
+        self.magnitudes = np.zeros(schedule.num_layers)
+        self.layers_compared = 0
+        self._dtype = dtype
         self.rows: list[ExportRow] = []
         self._schedule = schedule
         names = ["vision"] * (schedule.vision is not None) + [f"drop_{i}" for i in range(len(schedule.drops))]
@@ -75,11 +83,27 @@ class ExportLoss:
             lengths = [pruned.prefill.kv_lengths[group] for group in group_of_layer(self._schedule)]
             ours, theirs = torch_kv(pruned.prefill.state), engine_runner.kv(engine.prefill.state)
             self.layers = np.maximum(self.layers, layer_deviations(ours, theirs, lengths, num_padding_B, sound))
+            self.magnitudes = np.maximum(self.magnitudes, layer_magnitudes(ours, lengths, num_padding_B, sound))
+            self.layers_compared += len(sound)
         self.rows += added
         return added
 
+    @property
+    def layer_deviation(self) -> float | None:
+        """Of all layers the greatest deviation relative to the layer's largest key or value.
+
+        None where no sample could be compared; infinite where a value is not finite.
+        """
+        if not self.layers_compared:
+            return None
+        relative = [
+            0.0 if gap == 0 else float(gap / largest) if largest else float("inf")
+            for gap, largest in zip(self.layers, self.magnitudes, strict=True)
+        ]
+        return max(relative) if np.isfinite(relative).all() else float("inf")
+
     def _add_row(self, pruned: Generated, engine: Generated, row: int) -> ExportRow:
-        stages = compare_stages(pruned.prefill, engine.prefill, row)
+        stages = compare_stages(pruned.prefill, engine.prefill, row, self._dtype)
         self._add_kept(pruned, engine, row, len(stages))
         ours, theirs = pruned.tokens[row], engine.tokens[row]
         prefix = common_prefix(ours, theirs)
@@ -89,7 +113,7 @@ class ExportLoss:
         if not near_tie and "different" not in stages and ours != theirs and prefix < min(len(ours), len(theirs)):
             # The rule of 16 ulp holds for the choice of a token as it does for the choice of what is kept.
             scores = pruned.logits[row, prefix]
-            near_tie = is_near_tie(scores[[ours[prefix]]], scores[[theirs[prefix]]])
+            near_tie = is_near_tie(scores[[ours[prefix]]], scores[[theirs[prefix]]], self._dtype)
         if not near_tie:
             self.logits.add(pruned.logits[row, :steps], engine.logits[row, :steps], prefix, len(ours))
         return ExportRow(
@@ -114,4 +138,5 @@ class ExportLoss:
             "answers_differing_samples": sum(row.answer_differs for row in self.rows),
             "near_tie_samples": sum(row.near_tie for row in self.rows),
             "layer_deviations": self.layers.tolist(),
+            "layer_magnitudes": self.magnitudes.tolist(),
         }

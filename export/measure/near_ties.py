@@ -1,9 +1,11 @@
 """Near-ties: kept tokens may differ between PyTorch and an engine only where PyTorch's own scores are as good as equal.
 
-Sums in another order differ in the last bits, so two tokens whose scores lie within 16 ulp of fp32 may swap places.
-Any larger gap is an error of the engine.
+Sums in another order differ in the last bits, so two tokens whose scores lie within 16 ulp of the computing float type
+may swap places: of fp32 in an fp32 bundle, of fp16 where keys and features are fp16. Any larger gap is an error of the
+engine.
 """
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -12,19 +14,31 @@ from vitcop.calibrate.runner import DropTrace, Prefill
 
 NEAR_TIE_ULP = 16
 
+_FORMATS = {"float32": (23, -126), "float16": (10, -14), "bfloat16": (7, -126)}
+"""(bits of the mantissa, least exponent of a normal number) of each float type."""
+
 Verdict = Literal["same", "near_tie", "different"]
 
 
-def is_near_tie(scores_a: np.ndarray, scores_b: np.ndarray) -> bool:
-    """True where every score of `a` is within 16 ulp of every score of `b`; an ulp is that of the largest of them."""
+def ulp_at(value: float, dtype: str) -> float:
+    """The gap between a float type's neighbouring numbers at a magnitude."""
+    bits, least = _FORMATS[dtype]
+    return math.ldexp(1.0, max(math.frexp(value)[1] - 1 if value else least, least) - bits)
+
+
+def is_near_tie(scores_a: np.ndarray, scores_b: np.ndarray, dtype: str = "float32") -> bool:
+    """True where every score of `a` is within 16 ulp of every score of `b`.
+
+    An ulp is that of `dtype`, in which the bundle computes, at the largest of the scores (which are held as fp32).
+    """
     both = np.concatenate([scores_a, scores_b]).astype(np.float32)
     if not len(scores_a) or not len(scores_b) or not np.isfinite(both).all():
         return False
     gap = both.astype(np.float64).max() - both.astype(np.float64).min()
-    return bool(gap < NEAR_TIE_ULP * np.spacing(np.abs(both).max()))
+    return bool(gap < NEAR_TIE_ULP * ulp_at(float(np.abs(both).max()), dtype))
 
 
-def compare_traces(reference: DropTrace, other: DropTrace, row: int) -> Verdict:
+def compare_traces(reference: DropTrace, other: DropTrace, row: int, dtype: str = "float32") -> Verdict:
     """One stage of one sample: did both keep (or merge) the same tokens? `reference` tells the scores."""
     if reference.assignment is not None and other.assignment is not None:
         ours, theirs = reference.assignment[row], other.assignment[row]
@@ -41,10 +55,10 @@ def compare_traces(reference: DropTrace, other: DropTrace, row: int) -> Verdict:
     if reference.scores is None or len(lost) != len(gained) or not len(lost):
         return "different"
     scores = reference.scores[row]
-    return "near_tie" if is_near_tie(scores[lost], scores[gained]) else "different"
+    return "near_tie" if is_near_tie(scores[lost], scores[gained], dtype) else "different"
 
 
-def compare_stages(reference: Prefill, other: Prefill, row: int) -> tuple[Verdict, ...]:
+def compare_stages(reference: Prefill, other: Prefill, row: int, dtype: str = "float32") -> tuple[Verdict, ...]:
     """The verdicts of the vision stage (where there is one) and of each drop, up to the first that is not "same".
 
     Later stages choose among other tokens then, so their indices mean nothing to each other.
@@ -56,7 +70,7 @@ def compare_stages(reference: Prefill, other: Prefill, row: int) -> tuple[Verdic
         pairs.insert(0, (reference.vision, other.vision))
     verdicts: list[Verdict] = []
     for ours, theirs in pairs:
-        verdicts.append(compare_traces(ours, theirs, row))
+        verdicts.append(compare_traces(ours, theirs, row, dtype))
         if verdicts[-1] != "same":
             break
     return tuple(verdicts)

@@ -3,13 +3,16 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vitcop.calibrate.families import Family
 from vitcop.calibrate.runner import Runner
 from vitcop.export.bundle import Bundle
 from vitcop.export.runtimes import open_target
 from vitcop.plugins.errors import InputError
+
+if TYPE_CHECKING:
+    from vitcop.calibrate.checkpoint import Checkpoint
 
 ORIGINAL, PRUNED, ENGINE, RANDOM, UNIFORM = "original", "pruned", "engine", "random", "uniform"
 CONTROLS = (RANDOM, UNIFORM)
@@ -48,17 +51,12 @@ def open_rungs(
     # The engine first: it fails fast, and it loads no torch.
     engine = open_target(target).runner(bundle, options)
 
-    from vitcop.calibrate.checkpoint import Checkpoint
     from vitcop.calibrate.loading import load_model, load_processor
     from vitcop.calibrate.presets import controls as control_schedule
     from vitcop.calibrate.scheduled import OriginalRunner, ScheduledRunner
 
     manifest = bundle.manifest
-    checkpoint = Checkpoint.open(original_folder(bundle, model_dir))
-    if checkpoint.config_hash != manifest.config_hash:
-        raise InputError(
-            f"{checkpoint.path}: not the model of this bundle (its config differs); give the one exported with --model"
-        )
+    checkpoint = open_original(bundle, model_dir)
     model, _, family = load_model(checkpoint, device=device, dtype=manifest.architecture.dtype)
     schedule = bundle.schedule
     runners: dict[str, Runner] = {
@@ -77,6 +75,18 @@ def open_rungs(
         family=family,
         eos_ids=manifest.architecture.eos_token_ids,
     )
+
+
+def open_original(bundle: Bundle, model_dir: Path | None) -> "Checkpoint":
+    """The checkpoint that PyTorch reads. Raises InputError where it is not the bundle's model."""
+    from vitcop.calibrate.checkpoint import Checkpoint
+
+    checkpoint = Checkpoint.open(original_folder(bundle, model_dir))
+    if checkpoint.config_hash != bundle.manifest.config_hash:
+        raise InputError(
+            f"{checkpoint.path}: not the model of this bundle (its config differs); give the one exported with --model"
+        )
+    return checkpoint
 
 
 def original_folder(bundle: Bundle, model_dir: Path | None) -> Path:

@@ -4,7 +4,7 @@ Two losses are told apart: schedule loss (original against pruned PyTorch, the p
 (pruned PyTorch against the engine, our own error). The controls run at the same budget in PyTorch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,15 @@ from vitcop.calibrate.progress import NoProgress, Progress
 from vitcop.export.bundle import Bundle
 from vitcop.export.bundle.versions import installed_versions
 from vitcop.export.measure.agreement import common_prefix
-from vitcop.export.measure.gates import GateResult, Gates, at_most, baseline_gates
+from vitcop.export.measure.gates import (
+    GateResult,
+    Gates,
+    at_most,
+    baseline_gates,
+    layer_gate,
+    score_loss_gate,
+    weights_gate,
+)
 from vitcop.export.measure.losses import ExportLoss, LogitLoss
 from vitcop.export.measure.machine import MEASURED_PACKAGES
 from vitcop.export.measure.rungs import ENGINE, ORIGINAL, PRUNED, Rungs, open_rungs
@@ -57,7 +65,8 @@ def verify(
         options: options of the target, by name.
         device: where PyTorch runs.
 
-    Raises InputError for wrong input. A failed gate raises nothing: look at `passed` or call `check()`.
+    Weights that changed since the export are measured as they are, and fail a gate of their own. Raises InputError for
+    wrong input. A failed gate raises nothing: look at `passed` or call `check()`.
     """
     if not samples:
         raise InputError("no samples to verify on")
@@ -73,7 +82,7 @@ def verify(
     )
     from vitcop.calibrate.samples import batches, samples_digest
 
-    schedule_loss, export_loss, by_id = LogitLoss(), ExportLoss(bundle.schedule), {}
+    schedule_loss, export_loss, by_id = LogitLoss(), ExportLoss(bundle.schedule, bundle.manifest.architecture.dtype), {}
     progress.start(len(samples), "verify")
     for members, batch in batches(samples, rungs.processor, rungs.family, batch_size):
         rows = _run_batch(rungs, members, batch, max_new_tokens, score, schedule_loss, export_loss)
@@ -92,7 +101,7 @@ def verify(
     }
     digest = samples_digest(samples)
     scores = score_tables(rows, groups, seed=seed)
-    results = _hold_gates(gates, bundle, export_loss, scores)
+    results = _hold_gates(gates, bundle, export_loss, scores, num_groups=_count_scored(rows, groups))
     if baseline is not None:
         results += baseline_gates(rows, baseline, groups, digest=digest, settings=settings, seed=seed)
     manifest = bundle.manifest
@@ -175,24 +184,24 @@ def _run_batch(
     return rows
 
 
-def _hold_gates(gates: Gates, bundle: Bundle, export_loss: ExportLoss, scores: dict[str, Any]) -> list[GateResult]:
+def _count_scored(rows: Sequence[Mapping[str, Any]], groups: Sequence[Hashable]) -> int:
+    """Groups (images) that the task score rests on."""
+    return len({group for row, group in zip(rows, groups, strict=True) if row["scores"]})
+
+
+def _hold_gates(
+    gates: Gates, bundle: Bundle, export_loss: ExportLoss, scores: dict[str, Any], *, num_groups: int
+) -> list[GateResult]:
     """The gates of a bundle on its own, without a baseline."""
-    rows, limit = export_loss.rows, gates.logit_limit(bundle.manifest.architecture.dtype)
-    results = [
-        at_most("logit_deviation", export_loss.logits.worst, limit),
+    rows, dtype = export_loss.rows, bundle.manifest.architecture.dtype
+    return [
+        at_most("logit_deviation", export_loss.logits.worst, gates.logit_limit(dtype)),
+        layer_gate(export_loss.layer_deviation, gates.layer_limit(dtype)),
         at_most("kept_differing", sum(row.kept_differs for row in rows), gates.kept_differing),
         at_most("answers_differing", sum(row.answer_differs for row in rows), gates.answers_differing),
         at_most("near_tie_share", sum(row.near_tie for row in rows) / len(rows), gates.near_tie_share),
+        score_loss_gate(
+            scores["all"]["differences"]["schedule_loss"] if scores else None, gates.score_loss, num_groups
+        ),
+        weights_gate(bundle.changed_weights()),
     ]
-    name = "score_loss"
-    if not scores:
-        results.append(
-            GateResult(name=name, value=None, limit=gates.score_loss, passed=None, note="no sample has an answer")
-        )
-    else:
-        loss = scores["all"]["differences"]["schedule_loss"]
-        note = (
-            f"loss {loss['mean']:+.4f}, 95 % interval {loss['low']:+.4f} to {loss['high']:+.4f}; its lower end is held"
-        )
-        results.append(at_most(name, loss["low"], gates.score_loss, note))
-    return results

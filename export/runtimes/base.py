@@ -63,8 +63,11 @@ class Target(Protocol):
 
     def selector_shares(
         self, bundle: Bundle, batch: PromptBatch, options: Mapping[str, Any] | None = None
-    ) -> dict[str, float]:
-        """Share of the time of the "vision" and "prefill" graphs that is spent in vitcop's own operations."""
+    ) -> dict[str, float | None]:
+        """Share of the time of the "vision" and "prefill" graphs that is spent in vitcop's own operations.
+
+        None for a graph whose share cannot be told.
+        """
         ...
 
     def versions(self) -> dict[str, str]:

@@ -19,7 +19,7 @@ from vitcop.pipeline.commands.options import PATH, json_option, out_option
     show_default=True,
     help="Mean share of visual tokens over all decoder layers: 1/3 or 0.33.",
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of everything random.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of everything random.")
 @click.option("--limit", type=click.IntRange(min=1), help="Use only the first so many samples of each file.")
 @out_option("Folder for schedule.json and calibration.json.")
 @json_option()

@@ -37,7 +37,13 @@ from vitcop.pipeline.commands.options import PATH, engine_options, json_option, 
     show_default=True,
     help="Also measure random and uniform at the same budget.",
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of the bootstrap and of the control `random`.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed of the bootstrap and of the control `random`.",
+)
 @out_option("Where verify.json is written.", required=False)
 @json_option()
 def command(

@@ -133,7 +133,7 @@ def draw_times(bars: tuple[TimeBar, ...]) -> str:
     """Time of each variant, stacked by part."""
     row, thick, bottom = 56, 26, 40
     height = row * len(bars) + bottom
-    longest = max((bar.total for bar in bars), default=1.0) or 1.0
+    longest = max((bar.length for bar in bars), default=1.0) or 1.0
     unit, scale = ("s", 1e-3) if longest >= 10_000 else ("ms", 1.0)
 
     def width_of(value: float) -> float:

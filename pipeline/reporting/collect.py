@@ -101,7 +101,7 @@ def _tiles(schedule: "Schedule", num_visual: int, verify: Json | None, bench: Js
         values = " → ".join(f"{100 * table['rungs'][rung]['mean']:.1f}" for rung in ("original", "pruned", "engine"))
         loss = table["differences"]["schedule_loss"]
         interval = f"{points(loss['low'])} to {points(loss['high'])}"
-        note = f"original → pruned → engine; lost {points(loss['mean'])} points (95 %: {interval})"
+        note = f"original → pruned → engine; original − pruned {points(loss['mean'])} points (95 %: {interval})"
         tiles.append(Tile(label=f"Score, % {verify['settings']['metric'].replace('_', ' ')}", value=values, note=note))
     if verify is not None:
         loss = verify["export_loss"]
@@ -109,7 +109,7 @@ def _tiles(schedule: "Schedule", num_visual: int, verify: Json | None, bench: Js
         tiles.append(Tile(label="Export loss", value=plain(loss["logit_deviation_max"]), note=note))
     ratios = (bench or {}).get("ratios", {}).get("engine_unpruned")
     if bench is not None and ratios and "prefill" in ratios:
-        note = f"prefill; the whole answer {ratios['total']:.2f}× (unpruned engine, same run)"
+        note = f"prefill; the whole answer {ratios['total']:.2f}× against the unpruned engine"
         tiles.append(Tile(label="Speed", value=f"{ratios['prefill']:.2f}×", note=note))
     return tuple(tiles)
 

@@ -48,7 +48,8 @@ def formula_costs(bundle: "Bundle", text_tokens: int | None) -> tuple[tuple[Cost
             ratio=pruned.kv_bytes / full.kv_bytes,
         ),
     )
-    return rows, f"By formula for one image and {text} other tokens. {FORMULA}"
+    beside = f"and {text} other tokens" if text_tokens else "without its text, whose length only `bench` knows"
+    return rows, f"By formula for one image {beside}. {FORMULA}"
 
 
 def bench_costs(bench: Mapping[str, Any] | None) -> tuple[tuple[CostRow, ...], str]:

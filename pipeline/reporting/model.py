@@ -76,14 +76,18 @@ class Staircase:
 
 @dataclass(frozen=True, kw_only=True)
 class TimeBar:
-    """One variant's time in milliseconds, part by part, in the order of the road."""
+    """One variant's median time in milliseconds, part by part in the order of the road, and of whole answers.
+
+    Medians of parts need not add up to the median of the whole.
+    """
 
     label: str
     parts: tuple[tuple[str, float], ...]
+    total: float
 
     @property
-    def total(self) -> float:
-        """All parts together."""
+    def length(self) -> float:
+        """All parts together: how long the bar is drawn."""
         return sum(value for _, value in self.parts)
 
 

@@ -28,7 +28,9 @@ def time_bars(bench: Json) -> tuple[TimeBar, ...]:
             "prefill": seconds["prefill"]["median"],
             "decode": seconds["decode_per_token"]["median"] * steps,
         }
-        bars.append(TimeBar(label=label, parts=tuple((name, 1000 * value) for name, value in parts.items() if value)))
+        total = 1000 * seconds["total"]["median"]
+        shown = tuple((name, 1000 * value) for name, value in parts.items() if value)
+        bars.append(TimeBar(label=label, parts=shown, total=total))
     return tuple(bars)
 
 
@@ -70,4 +72,13 @@ def bench_notes(bench: Json) -> tuple[str, ...]:
     # The longest names first: one is a part of another.
     for rung in sorted(BENCH_RUNGS, key=len, reverse=True):
         notes = [note.replace(rung, BENCH_RUNGS[rung]) if "_" in rung else note for note in notes]
+    notes.append("ratios are the median over repetitions of unpruned to pruned, vision tower and selector included")
+    if _unsteady(bench):
+        notes.append("quartiles lie far apart: the machine was busy with other work, so take the times as rough")
     return tuple(note[:1].upper() + note[1:] for note in notes)
+
+
+def _unsteady(bench: Json) -> bool:
+    """True where the middle half of whole answers spreads over more than a third of the median."""
+    totals = [rung["seconds"]["total"] for rung in bench["rungs"].values()]
+    return any(total["high"] - total["low"] > total["median"] / 3 for total in totals)

@@ -21,18 +21,21 @@ def build(
 ) -> "EngineInfo":
     """Build (or reuse) the engine below `bundle/engines/<target>/`.
 
+    The weights are hashed first, since an engine may hold them: about a second a gigabyte.
+
     Args:
         bundle: the bundle's folder.
         target: name of the runtime.
         options: of that runtime, by name.
 
-    Raises InputError for an unknown target or option, MissingError where this machine lacks what the target needs.
+    Raises InputError for an unknown target or option and for weights changed since the export, MissingError where this
+    machine lacks what the target needs.
     """
     from vitcop.export.bundle import Bundle
     from vitcop.export.runtimes import open_target
 
     console = console or Console(quiet=True)
-    engine = open_target(target).build(Bundle.open(Path(bundle)), dict(options or {}))
+    engine = open_target(target).build(Bundle.open(Path(bundle), check_weights="sha256"), dict(options or {}))
     console.note(f"{target}: {engine.reason}")
     return engine
 

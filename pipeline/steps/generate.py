@@ -82,6 +82,7 @@ def generate(
     family = family_of(config_view(read_object(opened.path / "config.json")))
     text = family.prompt_text(processor, [{"role": "user", "content": content}])
     batch = family.prepare(processor, [text], [pictures])
+    check_length(batch.input_ids.shape[1] + max_new_tokens, opened.path)
     runner = engine.runner(opened, dict(options or {}))
     ends = opened.manifest.architecture.eos_token_ids
     made = generate_batch(runner, batch, max_new_tokens=max_new_tokens, eos_ids=ends, sampler=sampler)
@@ -94,6 +95,15 @@ def generate(
         visual_tokens=(batch.num_visual, *counts),
         seconds={**made.prefill.seconds, "decode": sum(made.decode_seconds)},
     )
+
+
+def check_length(tokens: int, folder: Path) -> None:
+    """Raises InputError where prompt and answer are longer than the positions that the model was made for."""
+    from vitcop.calibrate.loading import load_config
+
+    limit = getattr(load_config(folder).get_text_config(), "max_position_embeddings", None)
+    if limit is not None and tokens > limit:
+        raise InputError(f"prompt and answer may have {tokens} tokens, the model takes {limit}; shorten one of them")
 
 
 def _content(prompt: str, num_images: int, placeholder: str) -> list[dict[str, str]]:

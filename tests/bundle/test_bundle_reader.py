@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 from toy_bundle import EMPTY, PRUNED, SHARD, toy_model_folder, toy_weights, write_toy
 
-from vitcop.export.bundle import Bundle
+from vitcop.export.bundle import Bundle, hashing
 from vitcop.plugins.errors import InputError
 
 FILES = ("config.json", "decode.onnx", "prefill.onnx", "schedule.json", "vision.onnx")
@@ -72,6 +72,13 @@ def test_files_that_nobody_reads_do_no_harm(bundle):
     Bundle.open(bundle.path)
 
 
+@pytest.mark.parametrize("name", ["tokenizer", ".cache", "engines2"])
+def test_a_folder_other_than_engines(bundle, name):
+    (bundle.path / name).mkdir()
+    with pytest.raises(InputError, match=rf"{name}: a bundle holds no folder but engines"):
+        Bundle.open(bundle.path)
+
+
 def test_the_schedule_must_be_the_one_of_the_graphs(bundle):
     """Even when file list and schedule were changed together."""
     text = EMPTY.to_json()
@@ -109,6 +116,23 @@ def test_weights_of_other_values_are_found_by_their_hash_alone(bundle, model_fol
         opened.check_weights("sha256")
     with pytest.raises(InputError, match=SHARD):
         Bundle.open(bundle.path, check_weights="sha256")
+
+
+def test_changed_weights_are_named_without_an_error(bundle, model_folder):
+    assert Bundle.open(bundle.path).changed_weights() == ()
+    save_file(toy_weights(seed=1), model_folder / SHARD)
+    assert Bundle.open(bundle.path).changed_weights() == (SHARD,)
+
+
+def test_a_hash_is_remembered_until_the_file_changes(tmp_path, monkeypatch):
+    file, reads = tmp_path / "w", []
+    file.write_bytes(b"1")
+    monkeypatch.setattr(hashing, "sha256_of_file", lambda path: reads.append(path) or str(len(reads)))
+    assert [hashing.sha256_of_weights(file) for _ in range(2)] == ["1", "2"], "too young to be remembered"
+    monkeypatch.setattr(hashing.time, "time_ns", lambda: 1 << 62)
+    assert [hashing.sha256_of_weights(file) for _ in range(2)] == ["3", "3"]
+    file.write_bytes(b"2")
+    assert hashing.sha256_of_weights(file) == "4"
 
 
 def test_a_broken_safetensors_header(bundle, model_folder):

@@ -1,8 +1,11 @@
 """A bundle appears whole or not at all, never over something else, and twice the same is the same bytes."""
 
+import errno
 import hashlib
 import os
 import shutil
+import subprocess
+import sys
 from collections import namedtuple
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import pytest
 from toy_bundle import EMPTY, PRUNED, SHARD, toy_model_folder, write_toy
 
 from vitcop.export.bundle import Bundle, check_destination, copy_processor_files, writer, writing_bundle
-from vitcop.plugins.errors import InputError, MissingError
+from vitcop.plugins.errors import InputError
 
 
 @pytest.fixture
@@ -62,7 +65,7 @@ def test_copied_weights_outlive_the_model_folder(tmp_path, model_folder):
 def test_a_full_disk_is_said_before_anything_is_copied(tmp_path, model_folder, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(writer.shutil, "disk_usage", lambda _: usage(10, 10, 1000))
-    with pytest.raises(MissingError, match="--copy-weights"):
+    with pytest.raises(InputError, match="no disk space: .*--copy-weights"):
         write_toy(tmp_path / "b", model_folder, copy_weights=True)
     assert not (tmp_path / "b").exists() and leftovers(tmp_path) == []
 
@@ -99,6 +102,52 @@ def test_a_failing_rename_leaves_the_old_bundle(tmp_path, model_folder, monkeypa
         write_toy(out, model_folder, PRUNED)
     assert contents(out) == before
     assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT])
+@pytest.mark.parametrize("failing_call", [1, 2])
+def test_another_export_to_the_same_place_is_wrong_input(tmp_path, model_folder, monkeypatch, number, failing_call):
+    out, calls, rename = tmp_path / "b", [], os.rename
+    before = contents(write_toy(out, model_folder, EMPTY).path)
+
+    def failing(source, target):
+        calls.append(source)
+        if len(calls) == failing_call:
+            raise OSError(number, os.strerror(number), str(target))
+        rename(source, target)
+
+    monkeypatch.setattr(writer.os, "rename", failing)
+    with pytest.raises(InputError, match="another export writes to this folder"):
+        write_toy(out, model_folder, PRUNED)
+    assert contents(out) == before
+    assert leftovers(tmp_path) == []
+
+
+def test_a_bundle_that_appears_while_another_is_written(tmp_path, model_folder, monkeypatch):
+    """The other export finishes between our look at the folder and our rename."""
+    other, out, rename = write_toy(tmp_path / "other", model_folder, EMPTY).path, tmp_path / "b", os.rename
+
+    def late(source, target):
+        if Path(target) == out and other.exists():
+            rename(other, out)
+        rename(source, target)
+
+    monkeypatch.setattr(writer.os, "rename", late)
+    with pytest.raises(InputError, match="another export"):
+        write_toy(out, model_folder, PRUNED)
+    assert Bundle.open(out).schedule == EMPTY and leftovers(tmp_path) == []
+
+
+def test_staging_folders_of_killed_exports_are_removed(tmp_path, model_folder):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    gone = [tmp_path / f".b.partial-{number}" for number in (ended.pid, 2**70)]
+    kept = [tmp_path / f".{name}" for name in (f"b.partial-{os.getppid()}", "b.partial-notes", "bb.partial-1x")]
+    for path in (*gone, *kept):
+        path.mkdir()
+        (path / "vision.onnx").write_bytes(b"half")
+    write_toy(tmp_path / "b", model_folder)
+    assert leftovers(tmp_path) == sorted(path.name for path in kept)
 
 
 def test_a_kill_between_the_renames_is_put_right_by_the_next_write(tmp_path, model_folder):

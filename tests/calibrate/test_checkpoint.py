@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 from tiny_models import build_tiny_llava
 
 from vitcop.calibrate.checkpoint import FINGERPRINT_BLOCK_BYTES, FINGERPRINT_BLOCKS, Checkpoint, read_eos_ids
+from vitcop.calibrate.processor_files import processor_digest
 from vitcop.plugins.errors import InputError
 
 CONFIG = {"architectures": ["LlavaForConditionalGeneration"], "model_type": "llava"}
@@ -182,3 +183,30 @@ def test_light_modules_do_not_load_torch():
     code += ";import sys; print([name for name in ('torch','transformers','onnxruntime') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("change", [{"text_config": 3}, {"architectures": "Llava"}, {"architectures": [["x"]]}])
+def test_config_of_the_wrong_shape(tmp_path, change):
+    with pytest.raises(InputError, match=next(iter(change)).removesuffix("s")):
+        Checkpoint.open(make(tmp_path / "a", {**CONFIG, **change}))
+
+
+@pytest.mark.parametrize("found", ["</s>", [1, "2"], 1.5])
+def test_eos_ids_of_the_wrong_shape(tmp_path, found):
+    make(tmp_path / "a", {**CONFIG, "eos_token_id": found})
+    with pytest.raises(InputError, match="eos_token_id must be an integer"):
+        read_eos_ids(tmp_path / "a")
+
+
+def test_processor_digest(tmp_path):
+    folder = make(tmp_path / "a")
+    seen = [processor_digest(folder)]
+    for name in ("tokenizer_config.json", "chat_template.jinja", "preprocessor_config.json", "generation_config.json"):
+        (folder / name).write_text("{}")
+        seen.append(processor_digest(folder))
+    (folder / "tokenizer_config.json").write_text("{ }")
+    seen.append(processor_digest(folder))
+    assert len(set(seen)) == len(seen)
+    for name in ("README.md", "processing.py", "tokenizer.bin"):
+        (folder / name).write_text("x")
+    assert processor_digest(folder) == seen[-1]

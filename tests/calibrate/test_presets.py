@@ -1,7 +1,7 @@
 """Presets, controls and the solving of keep counts."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vitcop.calibrate.budget import check_budget, check_meets, check_one_token, fractions, layer_mean, solve_counts
@@ -45,9 +45,10 @@ def test_layers_on_other_depths(depth):
 
 
 @given(num_layers=st.integers(4, 80), num_visual=st.integers(64, 3000), name=st.sampled_from(list(PAPER)))
+@example(num_layers=12, num_visual=2058, name="paper-1/9")  # exactly one token off
 def test_other_sizes_meet_the_budget(num_layers, num_visual, name):
     made = preset(name, num_layers, num_visual)
-    assert abs(made.budget(num_visual) - PAPER[name][1]) * num_visual <= 1
+    assert abs(made.budget(num_visual) - PAPER[name][1]) * num_visual <= 1 + 1e-9
     counts = made.group_counts(num_visual)
     assert counts[0] >= counts[1] >= counts[2] >= 1
 
@@ -55,7 +56,7 @@ def test_other_sizes_meet_the_budget(num_layers, num_visual, name):
 @given(budget=st.floats(0.02, 0.98), num_layers=st.integers(6, 48), num_visual=st.integers(100, 2000))
 def test_any_budget(budget, num_layers, num_visual):
     made = paper_schedule(num_layers, num_visual, budget)
-    assert abs(made.budget(num_visual) - budget) * num_visual <= 1
+    assert abs(made.budget(num_visual) - budget) * num_visual <= 1 + 1e-9
 
 
 def test_refusals():

@@ -93,6 +93,13 @@ def test_refusals_name_the_field(path, value, said):
     assert said in str(caught.value) and str(caught.value).startswith("s.json") and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, '{"num_layers": 1' + "0" * 5000 + "}", "3", '{"num_layers": 3}'])
+def test_text_that_is_no_schedule(text):
+    with pytest.raises(InputError, match="^s.json: ") as caught:
+        Schedule.from_json(text, source="s.json")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("value", [0, 1, 1.0, -0.5, "0.2", True, float("nan")])
 def test_quantiles_are_shares(value):
     with pytest.raises(InputError, match="^vision.clusters.cutoff_quantile: expected a number between 0 and 1"):

@@ -6,7 +6,7 @@ import pytest
 from vitcop.calibrate.runner import DropTrace, Prefill
 from vitcop.export.measure.agreement import common_prefix, kept_agreement, logit_kl, max_deviation, top1_agreement
 from vitcop.export.measure.layers import layer_deviations
-from vitcop.export.measure.near_ties import compare_stages, compare_traces, is_near_tie
+from vitcop.export.measure.near_ties import compare_stages, compare_traces, is_near_tie, ulp_at
 
 F = np.float32
 
@@ -59,6 +59,22 @@ class TestNearTies:
     def test_nothing_and_nan_are_no_tie(self):
         assert not is_near_tie(np.array([]), np.array([]))
         assert not is_near_tie(np.array([F("nan")]), np.array([F(1.0)]))
+
+    def test_ulp_of_each_float_type(self):
+        for value in (0.0, 1e-40, 3e-6, 0.7, 1.0, 5.0, 6e4):
+            assert ulp_at(value, "float32") == np.spacing(np.float32(value))
+            assert ulp_at(value, "float16") == np.spacing(np.float16(value))
+        assert ulp_at(1.0, "bfloat16") == 2.0**-7
+
+    def test_a_near_tie_is_told_by_the_computing_float_type(self):
+        ulp = np.spacing(np.float16(5))
+        near, far = np.array([F(5.0) + 15 * F(ulp)]), np.array([F(5.0) + 16 * F(ulp)])
+        five = np.array([F(5.0)])
+        assert is_near_tie(five, near, "float16") and not is_near_tie(five, far, "float16")
+        assert not is_near_tie(five, near, "float32") and is_near_tie(five, far, "bfloat16")
+        ours = self.trace([0, 1], [1.0, 5.0, near[0], 9.0])
+        assert compare_traces(ours, self.trace([0, 2]), 0, "float16") == "near_tie"
+        assert compare_traces(ours, self.trace([0, 2]), 0) == "different"
 
     def trace(self, kept, scores=None, assignment=None):
         return DropTrace(

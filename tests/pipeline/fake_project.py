@@ -19,6 +19,7 @@ CONFIG = {
     "image_token_id": 4,
     "vision_feature_layer": -2,
     "text_config": {
+        "model_type": "llama",
         "num_hidden_layers": NUM_LAYERS,
         "hidden_size": 8,
         "intermediate_size": 16,
@@ -26,7 +27,13 @@ CONFIG = {
         "num_key_value_heads": 1,
         "vocab_size": 32,
     },
-    "vision_config": {"image_size": 32, "patch_size": 8, "num_channels": 3, "num_hidden_layers": 3},
+    "vision_config": {
+        "model_type": "clip_vision_model",
+        "image_size": 32,
+        "patch_size": 8,
+        "num_channels": 3,
+        "num_hidden_layers": 3,
+    },
 }
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import subprocess
 import sys
 
 import pytest
@@ -59,6 +60,23 @@ def test_written_whole_or_not_at_all(tmp_path):
     assert final.read_text() == "new"
 
 
+def test_temporary_names_are_of_one_process(tmp_path):
+    """Another process that writes the same file keeps its own; what a killed one left is removed."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    final = tmp_path / "x.json"
+    alive, dead, other = (
+        tmp_path / name
+        for name in (f".partial-{os.getppid()}-x.json", f".partial-{ended.pid}-x.json", f".partial-{ended.pid}-y.json")
+    )
+    for path in (alive, dead, other):
+        path.write_text("half")
+    with written_whole(final) as partial:
+        assert str(os.getpid()) in partial.name and partial not in (alive, dead)
+        partial.write_text("new")
+    assert final.read_text() == "new" and alive.exists() and other.exists() and not dead.exists()
+
+
 def test_a_folder_replaces_a_folder(tmp_path):
     final = tmp_path / "b"
     for text in ("one", "two"):
@@ -67,7 +85,7 @@ def test_a_folder_replaces_a_folder(tmp_path):
         publish(final)
         assert [path.name for path in final.iterdir()] == [text]
     partial_path(final).mkdir()
-    assert discard_leftovers(tmp_path) == [".partial-b"]
+    assert discard_leftovers(tmp_path) == [partial_path(final).name]
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 

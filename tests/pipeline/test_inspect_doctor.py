@@ -85,7 +85,7 @@ def test_doctor_with_a_recipe_that_runs_here(invoke, project):
 
 
 def test_doctor_with_a_recipe_that_needs_more(invoke, project, monkeypatch):
-    monkeypatch.setattr("vitcop.pipeline.doctor.version_of", lambda name: "absent")
+    monkeypatch.setattr("vitcop.pipeline.doctor.version_of", lambda name: "not installed")
     monkeypatch.setattr("shutil.which", lambda name: None)
     with (project / "recipe.yaml").open("a") as file:
         file.write("build:\n  target: tensorrt\n")
@@ -97,6 +97,27 @@ def test_doctor_with_a_recipe_that_needs_more(invoke, project, monkeypatch):
         assert words in last
     assert "flash-attn" not in last
     assert "MISSING" in result.stdout
+
+
+def test_doctor_with_a_target_that_this_version_cannot_build(invoke, project, monkeypatch):
+    """Even where the machine has all that the target needs."""
+    monkeypatch.setattr("vitcop.pipeline.doctor.version_of", lambda name: "1.0")
+    for name in ("_gpu", "_nvcc"):
+        monkeypatch.setattr(f"vitcop.pipeline.doctor.{name}", lambda: "there")
+    with (project / "recipe.yaml").open("a") as file:
+        file.write("build:\n  target: tensorrt\n")
+    result = invoke("doctor", "--recipe", project / "recipe.yaml")
+    assert result.exit_code == 4
+    assert result.stderr.splitlines()[-1] == (
+        "vitcop: error: missing: target tensorrt (this version of vitcop cannot build for it; available: onnxruntime)"
+    )
+    row = next(line for line in result.stdout.splitlines() if line.startswith("target tensorrt"))
+    assert "MISSING" in row
+
+
+def test_doctor_promises_nothing_of_what_is_not_used():
+    row = next(row for row in examine().rows if row.name == "flash-attn")
+    assert "does not use it" in row.purpose
 
 
 def test_cuda_device_needs_a_gpu(project):

@@ -99,10 +99,26 @@ def test_model_changed(again, project):
 def test_version_changed(again, monkeypatch):
     again()
     monkeypatch.setattr(
-        "vitcop.pipeline.versions.version_of", lambda name: "9.9" if name == "onnxruntime" else "absent"
+        "vitcop.export.bundle.versions.version_of", lambda name: "9.9" if name == "onnxruntime" else "absent"
     )
     reason = again()["build"][1]
     assert reason.startswith("version of onnxruntime changed (") and reason.endswith("→ 9.9)")
+
+
+def test_sources_of_a_development_install_changed(again, fake_stages, monkeypatch):
+    again()
+    monkeypatch.setattr("vitcop.pipeline.versions.stage_version", lambda: "0.1.0+src.0123456789ab")
+    assert again()["calibrate"][1].startswith("version of vitcop changed (")
+    assert fake_stages.ran == ALL
+
+
+def test_another_machine_measures_times_again(again, fake_stages, monkeypatch):
+    again()
+    facts = {"cpu": "Another CPU", "cores": 3}
+    monkeypatch.setattr("vitcop.export.measure.machine.machine_facts", lambda: facts)
+    assert again()["bench"][1].startswith("version of cores changed (")
+    # The report's one input that changed is bench.json, which the fake stage writes alike.
+    assert fake_stages.ran == ["bench"]
 
 
 def test_output_missing_or_changed(again, fake_stages, out):
@@ -117,12 +133,23 @@ def test_output_missing_or_changed(again, fake_stages, out):
 
 
 def test_samples_and_recipe_may_move(again, fake_stages, project, tmp_path):
+    """Of a moved project only the bundles are made again, since they refer to the model's folder."""
     again()
     moved = tmp_path / "moved"
     project.rename(moved)
     fake_stages.ran.clear()
     result = run(moved / "recipe.yaml", moved / "out")
-    assert {step.action for step in result.steps} == {"reuse"}
+    assert {step.stage for step in result.steps if step.action == "run"} == {"export", "reference"}
+    assert all("model folder" in step.reason for step in result.steps if step.action == "run")
+
+
+def test_self_contained_bundle_may_move(again, fake_stages, project, tmp_path):
+    add_to_recipe(project, "export:\n  copy_weights: true\n")
+    again()
+    moved = tmp_path / "moved"
+    project.rename(moved)
+    result = run(moved / "recipe.yaml", moved / "out")
+    assert {step.stage for step in result.steps if step.action == "run"} == {"reference"}
 
 
 def test_relative_and_absolute_paths_are_the_same_recipe(again, fake_stages, project, out, monkeypatch):
@@ -248,7 +275,7 @@ cli(["run", {recipe!r}, "-o", {out!r}])
 
 
 @pytest.mark.parametrize("name", ["schedule.json", "bundle", "build.json"])
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_kill_and_interrupt_then_resume(again, fake_stages, project, out, tmp_path, name, sent):
     code = SLOW_RUN.format(
         tests=str(Path(__file__).parent), recipe=str(project / "recipe.yaml"), out=str(out), name=name
@@ -261,9 +288,10 @@ def test_kill_and_interrupt_then_resume(again, fake_stages, project, out, tmp_pa
         _, stderr = child.communicate(timeout=30)
     finally:
         child.kill()
-    if sent is signal.SIGINT:
+    if sent is not signal.SIGKILL:
         assert child.returncode == 130
         assert stderr.splitlines()[-1].startswith("vitcop: error: interrupted")
+        assert not list(out.rglob(".partial-*"))
     again()
     straight = tmp_path / "straight"
     run(project / "recipe.yaml", straight)

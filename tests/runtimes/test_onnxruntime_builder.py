@@ -3,10 +3,13 @@
 import json
 
 import pytest
-from toy_bundle import PRUNED, toy_model_folder, write_toy
+from click.testing import CliRunner
+from safetensors.numpy import save_file
+from toy_bundle import PRUNED, SHARD, toy_model_folder, toy_weights, write_toy
 
 from vitcop.export.runtimes import open_target, target_names
 from vitcop.export.runtimes.onnxruntime import OnnxRuntimeOptions, build, builder
+from vitcop.pipeline.cli import cli
 from vitcop.plugins.errors import InputError
 
 
@@ -34,6 +37,16 @@ def test_other_options_make_another_engine_and_say_so(tmp_path, model_folder):
     first, second = build(bundle), build(bundle, OnnxRuntimeOptions(threads=1))
     assert first.key != second.key and not second.reused and "options differ" in second.reason
     assert build(bundle).reused
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_the_command_refuses_weights_changed_in_place(tmp_path, model_folder, copied):
+    bundle = write_toy(tmp_path / "b", model_folder, copy_weights=copied)
+    assert CliRunner().invoke(cli, ["build", str(bundle.path)]).exit_code == 0
+    save_file(toy_weights(seed=1), bundle.weights_folder / SHARD)
+    result = CliRunner().invoke(cli, ["build", str(bundle.path)])
+    assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1
+    assert f"{SHARD}: changed since the export" in result.stderr and "export the bundle again" in result.stderr
 
 
 def test_a_broken_sidecar_is_built_again(tmp_path, model_folder):

@@ -20,7 +20,14 @@ from toy_bundle import (
 from vitcop.calibrate.generation import generate
 from vitcop.calibrate.prompt import PromptBatch
 from vitcop.export.bundle import Bundle
-from vitcop.export.runtimes.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner, profile, selector_shares
+from vitcop.export.runtimes.onnxruntime import (
+    OnnxRuntimeOptions,
+    OnnxRuntimeRunner,
+    profile,
+    profiling,
+    selector_shares,
+)
+from vitcop.export.runtimes.onnxruntime.profiling import share_of
 from vitcop.plugins.errors import InputError, MissingError
 
 TOLERANCE = 2e-5
@@ -241,3 +248,18 @@ def test_the_selector_is_found_in_the_profile(tmp_path, model_folder):
     empty = write_toy(tmp_path / "c", model_folder, EMPTY)
     assert selector_shares(empty, batch, options) == {"vision": 0.0, "prefill": 0.0}
     assert not list(tmp_path.rglob("*profile*"))
+
+
+def test_a_selector_that_the_profile_does_not_show_is_unknown():
+    nodes = {"_inlfunc_drop_n0_TopK_kernel_time": 1.0, "MatMul_kernel_time": 3.0}
+    assert share_of(nodes, ("drop",)) == 0.25
+    assert share_of(nodes, ("merge",)) is None and share_of({}, ("drop",)) is None
+    assert share_of(nodes, ()) == 0.0 == share_of({}, ())
+
+
+def test_a_profile_of_unknown_shares(tmp_path, model_folder, monkeypatch):
+    monkeypatch.setattr(profiling, "share_of", lambda typical, functions: None)
+    bundle, batch, options = write_toy(tmp_path / "b", model_folder), toy_batch(1), OnnxRuntimeOptions(threads=1)
+    assert selector_shares(bundle, batch, options) == {"vision": None, "prefill": None}
+    parts = profile(bundle, batch, options, repeats=1, new_tokens=1)
+    assert parts["selector"] is None and parts["vision"] > 0 and parts["prefill"] > 0

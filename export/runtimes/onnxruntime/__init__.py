@@ -37,7 +37,7 @@ class OnnxRuntimeTarget:
 
     def selector_shares(
         self, bundle: Bundle, batch: PromptBatch, options: Mapping[str, Any] | None = None
-    ) -> dict[str, float]:
+    ) -> dict[str, float | None]:
         return selector_shares(bundle, batch, OnnxRuntimeOptions.of(options))
 
     def versions(self) -> dict[str, str]:

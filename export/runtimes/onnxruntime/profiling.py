@@ -4,10 +4,12 @@ ONNX Runtime inlines a function's nodes as `_inlfunc_<function>_<node>`, and its
 node times whose name starts with one of the vitcop functions of the graph are the selector's. Limits: where the
 optimiser fuses such a node with one outside under a new name, it counts as outside; gathering the kept rows is part
 of the surrounding graph, not of the selector; on a GPU the times are those that ONNX Runtime reports for launching.
-So times come from runs without profiling, and only the shares come from the profile.
+So times come from runs without profiling, and only the shares come from the profile. A graph that has vitcop functions
+of which the profile shows no node has an unknown share, None.
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -24,8 +26,11 @@ from vitcop.export.runtimes.onnxruntime.sessions import GraphSession
 
 def selector_shares(
     bundle: Bundle, batch: PromptBatch, options: OnnxRuntimeOptions | None = None, *, repeats: int = 3
-) -> dict[str, float]:
-    """Share (0 to 1) of the node time of "vision" and of "prefill" spent in vitcop's operations, for one batch."""
+) -> dict[str, float | None]:
+    """Share (0 to 1) of the node time of "vision" and of "prefill" spent in vitcop's operations, for one batch.
+
+    None where the profile cannot tell.
+    """
     options = options or OnnxRuntimeOptions()
     carried = carried_tensors(bundle.schedule)
     with TemporaryDirectory() as folder:
@@ -49,8 +54,11 @@ def profile(
     *,
     repeats: int = 3,
     new_tokens: int = 8,
-) -> dict[str, float]:
-    """Median seconds by part of one batch: "vision" and "prefill" without "selector", and "decode_per_token"."""
+) -> dict[str, float | None]:
+    """Median seconds by part of one batch: "vision" and "prefill" without "selector", and "decode_per_token".
+
+    Where a share is unknown, the selector's time is None and stays a part of the others.
+    """
     options = options or OnnxRuntimeOptions()
     shares = selector_shares(bundle, batch, options, repeats=repeats)
     runner = OnnxRuntimeRunner(bundle, device=options.device, threads=options.threads)
@@ -67,15 +75,17 @@ def profile(
             times["vision"].append(done.seconds["vision"])
             times["prefill"].append(done.seconds["prefill"])
     vision, prefill = median(times["vision"]), median(times["prefill"])
+    known = {part: share for part, share in shares.items() if share is not None}
+    taken = {"vision": vision * known.get("vision", 0.0), "prefill": prefill * known.get("prefill", 0.0)}
     return {
-        "vision": vision * (1 - shares["vision"]),
-        "selector": vision * shares["vision"] + prefill * shares["prefill"],
-        "prefill": prefill * (1 - shares["prefill"]),
+        "vision": vision - taken["vision"],
+        "selector": sum(taken.values()) if known == shares else None,
+        "prefill": prefill - taken["prefill"],
         "decode_per_token": median(times["decode"]) if times["decode"] else 0.0,
     }
 
 
-def _share(graph: GraphSession) -> float:
+def _share(graph: GraphSession) -> float | None:
     """Read a session's profile; its first run (warming up) does not count."""
     path = Path(graph.session.end_profiling())
     events = json.loads(path.read_text(encoding="utf-8"))
@@ -86,8 +96,14 @@ def _share(graph: GraphSession) -> float:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time") and event["ts"] >= begin:
             durations.setdefault(event["name"], []).append(event["dur"])
     # The median of each node over the runs: one interrupted kernel must not move the share.
-    typical = {name: median(values) for name, values in durations.items()}
-    prefixes = tuple(f"_inlfunc_{name}_" for name in graph.vitcop_functions)
-    selector = sum(value for name, value in typical.items() if prefixes and name.startswith(prefixes))
+    return share_of({name: median(values) for name, values in durations.items()}, graph.vitcop_functions)
+
+
+def share_of(typical: Mapping[str, float], functions: Sequence[str]) -> float | None:
+    """Share of the time in nodes of some functions, from the time of each node; None where no node is of them."""
+    if not functions:
+        return 0.0
+    prefixes = tuple(f"_inlfunc_{name}_" for name in functions)
+    found = [value for name, value in typical.items() if name.startswith(prefixes)]
     total = sum(typical.values())
-    return selector / total if total else 0.0
+    return sum(found) / total if found and total else None
