@@ -24,6 +24,6 @@ class GateError(VitcopError):
 
 
 class MissingError(VitcopError):
-    """Something that the task needs (a package, a device, disk space) is missing on this machine."""
+    """Something that the task needs (a package, a device) is missing on this machine."""
 
     exit_status = 4

@@ -62,8 +62,7 @@ def patch_labels(scenes: list[Scene]) -> PatchLabels:
 
 
 def pack_questions(rng: np.random.Generator, scenes: list[Scene], count: int):
-    """Words [B,Q,L], places of the last question word and of the answer [B,Q,2], what follows them [B,Q,2], type [B,Q].
-    """
+    """Words [B,Q,L], places of last question word and answer [B,Q,2], what follows them [B,Q,2], type [B,Q]."""
     words = np.full((len(scenes), count, SLOT), PAD, np.int64)
     at = np.zeros((len(scenes), count, 2), np.int64)
     follows = np.full((len(scenes), count, 2), EOS, np.int64)

@@ -250,7 +250,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--questions", type=int, default=14, help="questions on each image of the language stage")
     parser.add_argument("--steps", type=int, nargs=2, default=(1481, 1310), metavar=("TOWER", "LANGUAGE"))
     parser.add_argument(
-        "--minutes", type=float, nargs=2, default=(float("inf"),) * 2, metavar=("TOWER", "LANGUAGE"),
+        "--minutes",
+        type=float,
+        nargs=2,
+        default=(float("inf"),) * 2,
+        metavar=("TOWER", "LANGUAGE"),
         help="end a stage after so many minutes, with the learning rate at zero by then",
     )
     parser.add_argument("--evaluate-every", type=float, default=120, metavar="SECONDS")

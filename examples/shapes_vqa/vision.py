@@ -47,9 +47,7 @@ def patch_loss(logits: dict[str, torch.Tensor], labels: PatchLabels) -> torch.Te
 
     def cross_entropy(name: str, weight=None) -> torch.Tensor:
         target = getattr(labels, name).flatten()
-        total = F.cross_entropy(
-            logits[name].flatten(0, 1), target, weight=weight, ignore_index=IGNORE, reduction="sum"
-        )
+        total = F.cross_entropy(logits[name].flatten(0, 1), target, weight=weight, ignore_index=IGNORE, reduction="sum")
         kept = target[target != IGNORE]
         # A batch without any box has no digit patch; the sum is then zero as well.
         return total / (kept.new_tensor(max(len(kept), 1)) if weight is None else weight[kept].sum())

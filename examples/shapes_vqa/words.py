@@ -12,9 +12,7 @@ _TEXT = (
     "? what color is the shape object there a digit in box how many are big or small yes no "
     "circles triangles crosses stars"
 )
-WORDS = tuple(
-    dict.fromkeys((*SPECIAL, *_TEXT.split(), *SHAPES, *COLORS, *SIZES, *NUMBERS, *map(str, range(10))))
-)
+WORDS = tuple(dict.fromkeys((*SPECIAL, *_TEXT.split(), *SHAPES, *COLORS, *SIZES, *NUMBERS, *map(str, range(10)))))
 INDEX = {word: n for n, word in enumerate(WORDS)}
 
 # A question follows its image directly; an answer is one word and the end mark.

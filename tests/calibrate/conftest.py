@@ -1,14 +1,12 @@
 """A tiny random LLaVA, loaded once, and a handful of samples with prompts of different lengths."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from made_samples import write_samples
 from tiny_models import build_tiny_llava
 
 from vitcop.calibrate.checkpoint import Checkpoint
@@ -28,22 +26,6 @@ class Tiny:
     model: Any
     processor: Any
     family: Any
-
-
-def write_samples(folder: Path, num: int, seed: int, prefix: str = "s") -> Path:
-    """Random pictures of random sizes with questions of three lengths; returns the JSONL file."""
-    stream = np.random.default_rng(seed)
-    lines = []
-    for i in range(num):
-        height, width = stream.integers(24, 80, size=2)
-        Image.fromarray(stream.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(folder / f"{prefix}{i}.png")
-        prompt = "what color is the" + " large red" * (i % 3) + " circle ?"
-        lines.append(
-            json.dumps({"id": f"{prefix}{i}", "images": [f"{prefix}{i}.png"], "prompt": prompt, "answer": "red"})
-        )
-    file = folder / f"{prefix}.jsonl"
-    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return file
 
 
 @pytest.fixture(scope="session", autouse=True)

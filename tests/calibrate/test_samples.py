@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from conftest import write_samples
+from made_samples import write_samples
 from PIL import Image
 
 from vitcop.calibrate.samples import MAX_PIXELS, batches, load_samples, samples_digest

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import write_samples
+from made_samples import write_samples
 from safetensors.numpy import load_file, save_file
 
 from vitcop.calibrate import evaluation

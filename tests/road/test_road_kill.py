@@ -78,7 +78,9 @@ def stop_and_resume(project: Project, reference: Finished, out: Path, stops: lis
         statuses.append(status)
         if sent == signal.SIGINT and status != 0:
             assert status == 130, f"{when}: exit status {status}, {said}"
-            assert said[-1].startswith("vitcop: error: interrupted; the next run resumes"), f"{when}: {said}"
+            assert said[-1].startswith("vitcop: error: interrupted; nothing is half-written, and a run goes on"), (
+                f"{when}: {said}"
+            )
             assert not any("Traceback" in line or "error" in line for line in said[:-1]), f"{when}: {said}"
         elif status != 0:
             assert status == -sent, f"{when}: exit status {status}, {said}"

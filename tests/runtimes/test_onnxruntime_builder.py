@@ -1,6 +1,7 @@
 """Building checks the graphs against the contract, is atomic, and reuses what still holds."""
 
 import json
+import shutil
 
 import pytest
 from click.testing import CliRunner
@@ -37,6 +38,19 @@ def test_other_options_make_another_engine_and_say_so(tmp_path, model_folder):
     first, second = build(bundle), build(bundle, OnnxRuntimeOptions(threads=1))
     assert first.key != second.key and not second.reused and "options differ" in second.reason
     assert build(bundle).reused
+
+
+def test_two_builds_of_one_engine_at_once(tmp_path, model_folder, monkeypatch):
+    bundle, rename = write_toy(tmp_path / "b", model_folder), builder.os.rename
+
+    def late(source, target):
+        shutil.copytree(source, target)
+        rename(source, target)
+
+    monkeypatch.setattr(builder.os, "rename", late)
+    made = build(bundle)
+    assert json.loads((made.path / "engine.json").read_text()) == made.sidecar
+    assert [path.name for path in made.path.parent.iterdir()] == [made.key]
 
 
 @pytest.mark.parametrize("copied", [False, True])

@@ -49,7 +49,12 @@ def build(bundle: Bundle, options: OnnxRuntimeOptions | None = None) -> EngineIn
     try:
         (staging / "engine.json").write_text(json.dumps(sidecar, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         shutil.rmtree(path, ignore_errors=True)
-        os.rename(staging, path)
+        try:
+            os.rename(staging, path)
+        except OSError:
+            # Another build of the same key may have been faster; its engine is the same.
+            if (_read(path / "engine.json") or {}).get("inputs") != inputs:
+                raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return EngineInfo(target="onnxruntime", key=key, path=path, reused=False, reason=reason, sidecar=sidecar)
