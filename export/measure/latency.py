@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 ENGINE, UNPRUNED, TORCH_PRUNED, TORCH_ORIGINAL = "engine", "engine_unpruned", "torch_pruned", "torch_original"
 PARTS = ("vision", "prefill", "decode_per_token", "total")
 SCHEMA_VERSION = 1
+
+_SETTLE_SECONDS = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +131,8 @@ def bench(
     facts: dict[str, dict[str, Any]] = {}
     for repeat in range(warmup + repeats):
         for name, runner in rungs.items():
+            # Thread pools spin for a while after their work; the next rung must not share the cores with them.
+            sleep(_SETTLE_SECONDS)
             seconds, kv_bytes, kv_lengths = _run_once(runner, batch, max_new_tokens)
             if name not in facts:
                 facts[name] = {
