@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from child_signals import HEEDING_INTERRUPTS
 from fake_project import files_of, write_samples
 
 from vitcop.pipeline import run
@@ -280,7 +281,12 @@ def test_kill_and_interrupt_then_resume(again, fake_stages, project, out, tmp_pa
     code = SLOW_RUN.format(
         tests=str(Path(__file__).parent), recipe=str(project / "recipe.yaml"), out=str(out), name=name
     )
-    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [*HEEDING_INTERRUPTS, sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         assert child.stdout.readline() == "half way\n"
         time.sleep(0.1)

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from child_signals import HEEDING_INTERRUPTS
 from road_project import COMMAND, Finished, Project, environment, files_of, is_temporary, vitcop
 
 Stop = Callable[[subprocess.Popen], None]
@@ -39,7 +40,7 @@ def after(seconds: float) -> Stop:
 def stopped(project: Project, out: Path, moment: Stop, sent: int) -> tuple[int, list[str]]:
     """Start a run and send its whole process group a signal; returns its status and what it said last on stderr."""
     child = subprocess.Popen(
-        [*COMMAND, "run", str(project.recipe), "-o", str(out)],
+        [*HEEDING_INTERRUPTS, *COMMAND, "run", str(project.recipe), "-o", str(out)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
