@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -106,3 +107,5 @@ def test_text_speaks_of_the_project_alone() -> None:
             text = path.read_text(encoding="utf-8")
             found = [word for word in forbidden if word in text]
             assert not found, f"{name} mentions {found[0]}, a path of one machine"
+            if path.suffix == ".md":
+                assert not re.search(r"@[A-Z]+@", text), f"{name} has a gap that nobody filled"
