@@ -243,12 +243,7 @@ def _export_versions(recipe: Recipe) -> dict[str, str]:
 
 
 def _target_versions(recipe: Recipe) -> dict[str, str]:
-    return _torch_versions(recipe) | _runtime_versions(recipe)
-
-
-def _runtime_versions(recipe: Recipe) -> dict[str, str]:
-    # One runtime may come in several distributions.
-    return versions_of(recipe.build.target, f"{recipe.build.target}-gpu")
+    return _torch_versions(recipe) | versions_of(recipe.build.target)
 
 
 def _bench_versions(recipe: Recipe) -> dict[str, str]:
@@ -282,7 +277,7 @@ STAGES: tuple[Stage, ...] = (
         outputs=(Output(path="build.json"), Output(path="bundle/engines", in_place=True, optional=True)),
         settings=("build", "device"),
         after=("bundle",),
-        versions=_runtime_versions,
+        versions=lambda recipe: versions_of(recipe.build.target),
         run=_run_build,
     ),
     Stage(

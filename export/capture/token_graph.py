@@ -51,9 +51,8 @@ def trace(module: nn.Module, inputs: dict[str, GraphInput], minimum: dict[str, i
     assert len({id(example) for example in examples}) == len(examples), (
         "torch.export takes one example tensor for one input"
     )
-    variadic = not isinstance(
-        module, fx.GraphModule
-    )  # the capture wrappers take *inputs, which torch.export sees as one tuple
+    # The capture wrappers take *inputs, which torch.export sees as one tuple.
+    variadic = not isinstance(module, fx.GraphModule)
     with torch.no_grad():
         return torch.export.export(module, examples, dynamic_shapes=(shapes,) if variadic else shapes, strict=False)
 
