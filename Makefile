@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT := out
 
-.PHONY: demo test soak lint bench train gpu-check clean
+.PHONY: demo test soak kernels lint bench train gpu-check clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -22,6 +22,9 @@ test: $(VENV)/.installed
 soak: $(VENV)/.installed
 	$(BIN)/python -m pytest -m "slow or not slow"
 
+kernels: $(VENV)/.installed
+	$(BIN)/python -m vitcop.plugins.cuda.build
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -29,13 +32,17 @@ lint: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/budgets.py
 	$(BIN)/python benchmarks/export_time.py
+	$(BIN)/python benchmarks/selection.py
 
 train: $(VENV)/.installed
 	cd examples/shapes_vqa && ../../$(BIN)/python train.py
 
-# On a machine with an NVIDIA GPU. Uses the python at hand, so that a CUDA build of torch is not replaced.
+# On a machine with an NVIDIA GPU and nvcc. Uses the python at hand, so that a CUDA build of torch is not replaced: the
+# packages are found through links in build/path instead of an installation.
 gpu-check:
-	$(PYTHON) -m pytest -m gpu
+	mkdir -p build/path/vitcop
+	for package in plugins calibrate export pipeline; do ln -sfn $(CURDIR)/$$package build/path/vitcop/$$package; done
+	PYTHONPATH=$(CURDIR)/build/path $(PYTHON) benchmarks/gpu_check.py
 
 clean:
 	rm -rf $(OUT) $(VENV) build *.egg-info examples/shapes_vqa/data

@@ -39,8 +39,9 @@ class Vitcop(click.Group):
     def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
         if not standalone_mode:
             return super().main(*args, standalone_mode=False, **kwargs)
+        interrupts = _Interrupts()
         try:
-            with _terminating_as_interrupt():
+            with interrupts.heeded():
                 status = super().main(*args, standalone_mode=False, **kwargs)
         except click.exceptions.Exit as stop:
             status = stop.exit_code
@@ -57,25 +58,38 @@ class Vitcop(click.Group):
         except Exception as error:  # the one place where everything ends
             if _debugging:
                 raise
-            status = _complain(*describe(error))
+            status = _complain(*describe(KeyboardInterrupt() if interrupts.came else error))
         sys.exit(status if isinstance(status, int) else 0)
 
 
-@contextmanager
-def _terminating_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends a command as Ctrl-C does, exit status included, so that what was half written is removed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+class _Interrupts:
+    """SIGINT and SIGTERM end a command in the same way, exit status included, so that what was half written is removed.
 
-    def interrupt(number: int, frame: Any) -> None:
+    `came` remembers one: where a KeyboardInterrupt passes through C++ code, as in torch's tracer, it comes out as some
+    other error.
+    """
+
+    came = False
+
+    def _interrupt(self, number: int, frame: Any) -> None:
+        self.came = True
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+    @contextmanager
+    def heeded(self) -> Iterator[None]:
+        """Handle both while the command runs; a signal that the shell has this process ignore stays ignored."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, self._interrupt)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
 _debugging = False

@@ -1,4 +1,4 @@
-"""Token-dropping operations: for each its definition, torch reference, torch.library op and ONNX function.
+"""Token-dropping operations: for each a definition, torch reference, torch.library op, ONNX function, CUDA kernels.
 
 Shape letters used in every package: B batch, S sequence, V visual tokens present, K kept visual tokens, R visual
 tokens after a merge, C clusters, H hidden, D head dim, Nh query heads, Nkv key-value heads, N vision patches, L

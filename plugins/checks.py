@@ -1,4 +1,8 @@
-"""Checks of tensor arguments. They read values: only the eager references use them, never a fake kernel or a graph."""
+"""Checks of tensor arguments.
+
+`check_finite` and `check_visual_index` read values, which on a GPU means waiting for it: only the references use them,
+never a fake kernel, a graph or the CUDA form of an op. The others look at shapes and types alone.
+"""
 
 import torch
 
@@ -24,7 +28,8 @@ def check_shape(op: str, name: str, tensor: torch.Tensor, shape: tuple[int, ...]
 
 def check_finite(op: str, name: str, tensor: torch.Tensor) -> None:
     """A NaN or infinity has no place in an order of tokens."""
-    if not bool(torch.isfinite(tensor).all()):
+    # A finite sum has finite terms only; without one (it may just be large) the terms are looked at.
+    if not bool(tensor.sum().isfinite()) and not bool(torch.isfinite(tensor).all()):
         bad = int((~torch.isfinite(tensor)).sum())
         raise InputError(
             f"{op}: {name} has {bad} values that are NaN or infinite; "
@@ -32,13 +37,18 @@ def check_finite(op: str, name: str, tensor: torch.Tensor) -> None:
         )
 
 
-def check_visual_index(op: str, visual_index: torch.Tensor, batch: int, num_positions: int) -> None:
-    """int64 [B,V], each row strictly ascending within 0..S-1."""
+def check_visual_index_shape(op: str, visual_index: torch.Tensor, batch: int) -> None:
+    """int64 [B,V]."""
     check_rank(op, "visual_index", visual_index, "B,V")
     if visual_index.dtype != torch.int64:
         raise InputError(f"{op}: visual_index must be int64, found {visual_index.dtype}")
     if visual_index.shape[0] != batch:
         raise InputError(f"{op}: visual_index has {visual_index.shape[0]} rows, the batch has {batch}")
+
+
+def check_visual_index(op: str, visual_index: torch.Tensor, batch: int, num_positions: int) -> None:
+    """int64 [B,V], each row strictly ascending within 0..S-1."""
+    check_visual_index_shape(op, visual_index, batch)
     if visual_index.shape[1] == 0 or batch == 0:
         return
     lowest, highest = int(visual_index.min()), int(visual_index.max())

@@ -50,7 +50,11 @@ PICK = """
 best_scores, picked = TopK <axis = 1, largest: int = @largest, sorted = 1> (scores_fp32, num_kept)
 kept_visual, kept_order = TopK <axis = 1, largest = 0, sorted = 1> (picked, num_kept)
 """
-"""`scores_fp32` [B,V] -> `kept_visual` [B,K]: selection.pick. TopK gives equal values in order of their index."""
+"""`scores_fp32` [B,V] -> `kept_visual` [B,K]: selection.pick. TopK gives equal values in order of their index.
+
+No limit on V or K is in here, and ONNX Runtime has none. TensorRT's own TopK takes K below 3840 only: where a body
+stands in for the plugin there, fewer tokens than that may be kept, and because of AFTER_DROP fewer positions left.
+"""
 
 AFTER_DROP = """
 num_rows = Shape <start = 0, end = 1> (visual_index)

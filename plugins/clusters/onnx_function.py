@@ -1,4 +1,7 @@
-"""ONNX function of DensityPeakClusters: the steps of the reference, name for name."""
+"""ONNX function of DensityPeakClusters: the steps of the reference, name for name.
+
+`TopK` over a whole row is the stable sort; of a permutation, ascending, it gives the inverse.
+"""
 
 import onnx
 
@@ -13,6 +16,7 @@ features_fp32 = Cast <to = 1> (features)
 positions_fp32 = Cast <to = 1> (positions)
 infinity = Constant <value_float = inf> ()
 nothing = Constant <value_float = 0.0> ()
+batch = Shape <start = 0, end = 1> (features)
 num_tokens = Shape <start = 1, end = 2> (features)
 num_tokens_scalar = Squeeze (num_tokens)
 index_K = Range (zero, num_tokens_scalar, one)
@@ -26,16 +30,27 @@ centers_or_one = Max (centers_share, one)
 num_centers = Min (num_tokens, centers_or_one)
 """
 
+# ONNX has no operator for a diagonal: `norms_column` [B,K,1] gathers entry i of row i.
 _DISTANCES = """
 mean_token = ReduceMean <keepdims = 1> (features_fp32, axis1)
-centred = Sub (features_fp32, mean_token)
-centred_squares = Mul (centred, centred)
-norms = ReduceSum <keepdims = 0> (centred_squares, axis2)
-norms_column = Unsqueeze (norms, axis2)
-norms_row = Unsqueeze (norms, axis1)
+off_mean = Sub (features_fp32, mean_token)
+off_mean_sq = Mul (off_mean, off_mean)
+from_mean = ReduceSum <keepdims = 0> (off_mean_sq, axis2)
+one_or_none = Min (num_tokens, one)
+least_from_mean, central = TopK <axis = 1, largest = 0, sorted = 1> (from_mean, one_or_none)
+central_column = Unsqueeze (central, axis2)
+num_features = Shape <start = 2, end = 3> (features)
+central_shape = Concat <axis = 0> (batch, one_or_none, num_features)
+central_expanded = Expand (central_column, central_shape)
+central_token = GatherElements <axis = 1> (features_fp32, central_expanded)
+shifted = Sub (features_fp32, central_token)
+shifted_T = Transpose <perm = [0, 2, 1]> (shifted)
+products = MatMul (shifted, shifted_T)
+diagonal_shape = Concat <axis = 0> (batch, num_tokens, axis1)
+diagonal = Expand (index_column, diagonal_shape)
+norms_column = GatherElements <axis = 2> (products, diagonal)
+norms_row = Transpose <perm = [0, 2, 1]> (norms_column)
 norms_sum = Add (norms_column, norms_row)
-centred_T = Transpose <perm = [0, 2, 1]> (centred)
-products = MatMul (centred, centred_T)
 products_twice = Add (products, products)
 raw_squared = Sub (norms_sum, products_twice)
 positive_squared = Max (raw_squared, nothing)
@@ -68,7 +83,7 @@ cutoff_sq = If (use_quantile) <
     entry_count = Sub (entry, one)
     all_entries = Mul (num_tokens, num_tokens)
     count = Min (entry_count, all_entries)
-    flat_shape = Constant <value_ints = [0, -1]> ()
+    flat_shape = Concat <axis = 0> (batch, all_entries)
     flat = Reshape (squared, flat_shape)
     smallest, smallest_index = TopK <axis = 1, largest = 0, sorted = 1> (flat, count)
     last = Constant <value_ints = [-1]> ()
@@ -85,10 +100,15 @@ cutoff_sq = If (use_quantile) <
     cutoff_of_distance = Reshape (distance_sq, unit_shape)
   }}
 >
+"""
+
+_DENSITIES = """
 scaled_distances = Div (squared, cutoff_sq)
 negative_distances = Neg (scaled_distances)
 nearness = Exp (negative_distances)
-density = ReduceSum <keepdims = 0> (nearness, axis2)
+nearness_fp64 = Cast <to = 11> (nearness)
+density_fp64 = ReduceSum <keepdims = 0> (nearness_fp64, axis2)
+density = Cast <to = 1> (density_fp64)
 """
 
 _VISIBLE = """
@@ -113,13 +133,11 @@ visible = And (in_reach, same_group)
 """
 
 _DENSER = """
-density_own = Unsqueeze (density, axis2)
-density_other = Unsqueeze (density, axis1)
-larger = Greater (density_other, density_own)
-equal = Equal (density_other, density_own)
-lower_index = Less (index_K, index_column)
-equal_lower = And (equal, lower_index)
-denser = Or (larger, equal_lower)
+by_density_value, by_density = TopK <axis = 1, largest = 1, sorted = 1> (density, num_tokens)
+by_density_sorted, place = TopK <axis = 1, largest = 0, sorted = 1> (by_density, num_tokens)
+place_column = Unsqueeze (place, axis2)
+place_row = Unsqueeze (place, axis1)
+denser = Less (place_row, place_column)
 denser_visible = And (denser, visible)
 to_denser = Where (denser_visible, squared, infinity)
 nearest = ArgMin <axis = 2, keepdims = 0> (to_denser)
@@ -131,23 +149,29 @@ _CENTERS = """
 gap = Sqrt (gap_sq)
 peak = Mul (density, gap)
 tie_breaker = Where (alone, density, nothing)
-by_density_value, by_density = TopK <axis = 1, largest = 1, sorted = 1> (tie_breaker, num_tokens)
-peak_by_density = GatherElements <axis = 1> (peak, by_density)
-by_peak_value, by_peak_place = TopK <axis = 1, largest = 1, sorted = 1> (peak_by_density, num_centers)
-centers = GatherElements <axis = 1> (by_density, by_peak_place)
-shape_BK = Shape (density)
+tie_breaker_value, by_tie_breaker = TopK <axis = 1, largest = 1, sorted = 1> (tie_breaker, num_tokens)
+peak_in_order = GatherElements <axis = 1> (peak, by_tie_breaker)
+by_peak_value, by_peak_place = TopK <axis = 1, largest = 1, sorted = 1> (peak_in_order, num_centers)
+by_peak = GatherElements <axis = 1> (by_tie_breaker, by_peak_place)
+centers, centers_order = TopK <axis = 1, largest = 0, sorted = 1> (by_peak, num_centers)
+"""
+
+_LABELS = """
+centers_row = Unsqueeze (centers, axis1)
+shape_BKC = Concat <axis = 0> (batch, num_tokens, num_centers)
+centers_BKC = Expand (centers_row, shape_BKC)
+to_centers = GatherElements <axis = 2> (squared, centers_BKC)
+nearest_center_label = ArgMin <axis = 2, keepdims = 0> (to_centers)
+nearest_center = GatherElements <axis = 1> (centers, nearest_center_label)
+parent = Where (alone, nearest_center, nearest)
+jump0 = ScatterElements <axis = 1> (parent, centers, centers)
+num_centers_scalar = Squeeze (num_centers)
+label_C = Range (zero, num_centers_scalar, one)
 shape_BC = Shape (centers)
+label_BC = Expand (label_C, shape_BC)
+shape_BK = Shape (density)
 zeros_BK = ConstantOfShape <value = int64[1] {0}> (shape_BK)
-ones_BC = ConstantOfShape <value = int64[1] {1}> (shape_BC)
-center_flags = ScatterElements <axis = 1> (zeros_BK, centers, ones_BC)
-is_center = Cast <to = 9> (center_flags)
-is_center_row = Unsqueeze (is_center, axis1)
-to_centers = Where (is_center_row, squared, infinity)
-nearest_center = ArgMin <axis = 2, keepdims = 0> (to_centers)
-parent_or_center = Where (alone, nearest_center, nearest)
-jump0 = Where (is_center, index_K, parent_or_center)
-center_count = CumSum (center_flags, one)
-center_label = Sub (center_count, one)
+label_of_center = ScatterElements <axis = 1> (zeros_BK, centers, label_BC)
 """
 
 _JUMPS = "".join(f"jump{i + 1} = GatherElements <axis = 1> (jump{i}, jump{i})\n" for i in range(NUM_JUMPS))
@@ -157,11 +181,13 @@ _BODY = (
     + _SIZES
     + _DISTANCES
     + _CUTOFF
+    + _DENSITIES
     + _VISIBLE
     + _DENSER
     + _CENTERS
+    + _LABELS
     + _JUMPS
-    + f"labels = GatherElements <axis = 1> (center_label, jump{NUM_JUMPS})\n"
+    + f"labels = GatherElements <axis = 1> (label_of_center, jump{NUM_JUMPS})\n"
 )
 
 

@@ -2,8 +2,9 @@
 
 import torch
 
-from vitcop.plugins.clusters import reference
+from vitcop.plugins.clusters import cuda, reference
 from vitcop.plugins.clusters.definition import DENSITY_PEAK_CLUSTERS
+from vitcop.plugins.cuda.library import register
 from vitcop.plugins.torch_schema import torch_schema
 
 
@@ -26,3 +27,6 @@ def density_peak_clusters(
 @density_peak_clusters.register_fake
 def _(features, positions, group_ids, centers_num, centers_den, cutoff_distance, cutoff_quantile, spatial_radius):
     return features.new_empty(features.shape[:2], dtype=torch.int64)
+
+
+register(density_peak_clusters, cuda.density_peak_clusters, reference.density_peak_clusters)

@@ -2,7 +2,8 @@
 
 import torch
 
-from vitcop.plugins.knorm import reference
+from vitcop.plugins.cuda.library import register
+from vitcop.plugins.knorm import cuda, reference
 from vitcop.plugins.knorm.definition import KNORM_SCORES, KNORM_SELECT
 from vitcop.plugins.symbolic import symbolic_keep_count
 from vitcop.plugins.torch_schema import torch_schema
@@ -31,3 +32,7 @@ def _(keys, visual_index, keep_num, keep_den, largest, mean_norm):
     num_kept = symbolic_keep_count(num_visual, (keep_num, keep_den))
     kept_positions = visual_index.new_empty((batch, keys.shape[2] - num_visual + num_kept))
     return kept_positions, visual_index.new_empty((batch, num_kept)), visual_index.new_empty((batch, num_kept))
+
+
+register(knorm_scores, cuda.knorm_scores, reference.knorm_scores)
+register(knorm_select, cuda.knorm_select, reference.knorm_select)

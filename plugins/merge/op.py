@@ -2,7 +2,8 @@
 
 import torch
 
-from vitcop.plugins.merge import reference
+from vitcop.plugins.cuda.library import register
+from vitcop.plugins.merge import cuda, reference
 from vitcop.plugins.merge.definition import CLUSTER_MERGE_PLAN
 from vitcop.plugins.symbolic import symbolic_keep_count
 from vitcop.plugins.torch_schema import torch_schema
@@ -35,6 +36,9 @@ def _(scores, labels, visual_index, sequence, clusters_num, clusters_den, keep_n
         visual_index.new_empty((batch, num_groups)),
         visual_index.new_empty((batch, num_groups, num_visual), dtype=torch.float32),
     )
+
+
+register(cluster_merge_plan, cuda.cluster_merge_plan, reference.cluster_merge_plan)
 
 
 def merge_hidden(

@@ -49,14 +49,14 @@ def group_tokens(scores_BV: torch.Tensor, labels_BV: torch.Tensor, num_clusters:
     """
     member_BCV = labels_BV.unsqueeze(1) == torch.arange(num_clusters, device=labels_BV.device).view(1, -1, 1)
     sizes_BC = member_BCV.sum(dim=2)
-    sums_BC = (
-        torch.where(member_BCV, scores_BV.double().unsqueeze(1), 0.0).sum(dim=2).masked_fill(sizes_BC == 0, math.inf)
-    )
+    scores_BV = scores_BV.float()
+    sums_BC = torch.where(member_BCV, scores_BV.double().unsqueeze(1), 0.0).sum(dim=2)
+    sums_BC = sums_BC.masked_fill(sizes_BC == 0, math.inf)
     num_present_B1 = (sizes_BC > 0).sum(dim=1, keepdim=True)
     quota_BC = share_out(sizes_BC, sums_BC, (num_groups - num_present_B1).clamp_min(0))
 
     # Tokens sorted by cluster, within a cluster by score, then index: the first `quota` of each cluster stay alone.
-    by_score_BV = _order(scores_BV.float())
+    by_score_BV = _order(scores_BV)
     by_cluster_BV = by_score_BV.gather(1, _order(labels_BV.gather(1, by_score_BV)))
     start_BC = sizes_BC.cumsum(1) - sizes_BC
     rank_BV = _order(by_cluster_BV) - start_BC.gather(1, labels_BV)

@@ -2,7 +2,8 @@
 
 import torch
 
-from vitcop.plugins.saliency import reference
+from vitcop.plugins.cuda.library import register
+from vitcop.plugins.saliency import cuda, reference
 from vitcop.plugins.saliency.definition import VISION_SALIENCY
 from vitcop.plugins.torch_schema import torch_schema
 
@@ -15,3 +16,6 @@ def vision_saliency(q_cls: torch.Tensor, keys: torch.Tensor, scale: float) -> to
 @vision_saliency.register_fake
 def _(q_cls: torch.Tensor, keys: torch.Tensor, scale: float) -> torch.Tensor:
     return keys.new_empty((keys.shape[0], keys.shape[2] - 1), dtype=torch.float32)
+
+
+register(vision_saliency, cuda.vision_saliency, reference.vision_saliency)

@@ -13,4 +13,5 @@ def vision_saliency(q_cls: torch.Tensor, keys: torch.Tensor, scale: float) -> to
     check_finite("vision_saliency", "q_cls", q_cls)
     check_finite("vision_saliency", "keys", keys)
     logits_BhT = torch.matmul(keys.float(), q_cls.float().unsqueeze(-1)).squeeze(-1) * scale
+    check_finite("vision_saliency", "the attention logits of the class token", logits_BhT)
     return logits_BhT.softmax(dim=-1)[..., 1:].sum(dim=1)

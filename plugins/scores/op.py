@@ -2,7 +2,8 @@
 
 import torch
 
-from vitcop.plugins.scores import reference
+from vitcop.plugins.cuda.library import register
+from vitcop.plugins.scores import cuda, reference
 from vitcop.plugins.scores.definition import RANDOM_SCORES, SCORE_SELECT, TEXT_QUERY_SCORES, UNIFORM_SCORES
 from vitcop.plugins.symbolic import symbolic_keep_count
 from vitcop.plugins.torch_schema import torch_schema
@@ -53,3 +54,9 @@ def random_scores(visual_positions: torch.Tensor, seed: int) -> torch.Tensor:
 @random_scores.register_fake
 def _(visual_positions, seed):
     return visual_positions.new_empty(visual_positions.shape, dtype=torch.float32)
+
+
+register(score_select, cuda.score_select, reference.score_select)
+register(text_query_scores, cuda.text_query_scores, reference.text_query_scores)
+register(uniform_scores, cuda.uniform_scores, reference.uniform_scores)
+register(random_scores, cuda.random_scores, reference.random_scores)

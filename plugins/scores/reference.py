@@ -23,10 +23,8 @@ def score_select(
     return kept_positions, new_visual_index, kept_visual
 
 
-def text_query_scores(
-    q_last: torch.Tensor, keys: torch.Tensor, visual_index: torch.Tensor, attention_mask: torch.Tensor, scale: float
-) -> torch.Tensor:
-    """Attention of one query to each visual token, softmax without padding, summed over query heads: fp32 [B,V]."""
+def check_query(q_last: torch.Tensor, keys: torch.Tensor, attention_mask: torch.Tensor) -> None:
+    """The shapes of one query row against keys."""
     name = "text_query_scores"
     check_rank(name, "keys", keys, "B,Nkv,S,D")
     check_rank(name, "q_last", q_last, "B,Nh,D")
@@ -34,15 +32,25 @@ def text_query_scores(
     num_heads = q_last.shape[1]
     check_shape(name, "q_last", q_last, (batch, num_heads, head_dim), "B,Nh,D")
     check_shape(name, "attention_mask", attention_mask, (batch, num_positions), "B,S")
-    check_visual_index(name, visual_index, batch, num_positions)
     if num_heads % num_kv_heads:
         raise InputError(f"{name}: {num_heads} query heads cannot share {num_kv_heads} key-value heads evenly")
+
+
+def text_query_scores(
+    q_last: torch.Tensor, keys: torch.Tensor, visual_index: torch.Tensor, attention_mask: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """Attention of one query to each visual token, softmax without padding, summed over query heads: fp32 [B,V]."""
+    name = "text_query_scores"
+    check_query(q_last, keys, attention_mask)
+    batch, num_kv_heads, num_positions, head_dim = keys.shape
+    num_heads = q_last.shape[1]
+    check_visual_index(name, visual_index, batch, num_positions)
     q_BkDG = q_last.float().reshape(batch, num_kv_heads, num_heads // num_kv_heads, head_dim).transpose(2, 3)
     logits_BkSG = torch.matmul(keys.float(), q_BkDG) * scale
     padding_B1S1 = (attention_mask == 0).view(batch, 1, num_positions, 1)
+    check_finite(name, "the attention logits of the last query", logits_BkSG.masked_fill(padding_B1S1, 0.0))
     attention_BkSG = logits_BkSG.masked_fill(padding_B1S1, torch.finfo(torch.float32).min).softmax(dim=2)
     scores_BV = attention_BkSG.sum(dim=(1, 3)).gather(1, visual_index)
-    check_finite(name, "the attention of the last query", scores_BV)
     return scores_BV
 
 

@@ -1,6 +1,7 @@
 """Help pages are frozen as text; asking for help loads nothing heavy; versions and exit statuses."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,28 @@ def test_our_own_bug_is_one_line_and_a_trace_with_debug(invoke, fake_stages, pro
     result = invoke("--debug", "run", project / "recipe.yaml", "-o", project / "out")
     assert isinstance(result.exception, RuntimeError)
     assert invoke("run", project / "recipe.yaml", "-o", project / "out").exit_code == 1
+
+
+class Swallowed(dict):
+    """A stage's failure: an interrupt that arrives in C++ code, which makes a TypeError of it."""
+
+    def __contains__(self, stage):
+        if stage != "export":
+            return False
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise TypeError("KeyboardInterrupt: <EMPTY MESSAGE>") from None
+        raise AssertionError("the interrupt did not arrive")
+
+
+def test_an_interrupt_that_a_library_turned_into_another_error(invoke, fake_stages, project):
+    handler = signal.getsignal(signal.SIGINT)
+    fake_stages.fail = Swallowed()
+    result = invoke("run", project / "recipe.yaml", "-o", project / "out")
+    assert result.exit_code == 130
+    assert "interrupted" in result.stderr.splitlines()[-1]
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_no_progress_bar_where_nobody_watches(invoke, fake_stages, project):

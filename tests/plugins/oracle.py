@@ -4,6 +4,7 @@ One row at a time, written from the description of the operations alone, without
 """
 
 import math
+import struct
 from fractions import Fraction
 
 
@@ -19,7 +20,8 @@ def positions_after(kept_visual, visual_index, num_positions):
     """(kept_positions, visual_index) of one row when of its visual tokens only `kept_visual` stay."""
     dropped = set(visual_index) - {visual_index[i] for i in kept_visual}
     kept_positions = [p for p in range(num_positions) if p not in dropped]
-    return kept_positions, [kept_positions.index(visual_index[i]) for i in kept_visual]
+    place = {position: i for i, position in enumerate(kept_positions)}
+    return kept_positions, [place[visual_index[i]] for i in kept_visual]
 
 
 def knorm(keys, visual_index, mean_norm):
@@ -43,45 +45,69 @@ def attention(query, keys, scale, allowed):
     return [w / sum(weights) for w in weights]
 
 
-def clusters(features, positions, groups, num_centers, cutoff, radius):
-    """Density-peak labels of one row; `cutoff` is the distance d_c."""
-    count = len(features)
-    distance = [[math.dist(a, b) for b in features] for a in features]
-    density = [sum(math.exp(-((d / cutoff) ** 2)) for d in row) for row in distance]
+def fp32(value):
+    """A number as fp32 holds it: densities and scores are compared in fp32."""
+    return struct.unpack("f", struct.pack("f", value))[0]
 
-    def denser(j, i):
-        return density[j] > density[i] or (density[j] == density[i] and j < i)
 
-    gap, parent = [], []
-    for i in range(count):
-        candidates = [
-            j
-            for j in range(count)
-            if denser(j, i) and groups[j] == groups[i] and math.dist(positions[i], positions[j]) <= radius
-        ]
-        nearest = min(candidates, key=lambda j: (distance[i][j], j), default=None)
-        parent.append(nearest)
-        gap.append(math.inf if nearest is None else distance[i][nearest])
+def distances(features):
+    """[K][K]: between the tokens of one row."""
+    return [[math.dist(a, b) for b in features] for a in features]
+
+
+def densities(distance, cutoff):
+    """[K]: correctly rounded sums, so that no order of summation is preferred."""
+    return [math.fsum(math.exp(-((d / cutoff) ** 2)) for d in row) for row in distance]
+
+
+def nearest_denser(i, distance, density, positions, groups, radius):
+    """The nearest of the denser tokens that token i sees, or None. Of equal densities the lower index is denser."""
+    candidates = [
+        j
+        for j in range(len(density))
+        if (density[j] > density[i] or (density[j] == density[i] and j < i))
+        and groups[j] == groups[i]
+        and math.dist(positions[i], positions[j]) <= radius
+    ]
+    return min(candidates, key=lambda j: (distance[i][j], j), default=None)
+
+
+def ranked_peaks(gap, density):
+    """All tokens, the best centre first: ∞ by density, then by density times gap; equal ones by index."""
 
     def rank(i):
         return (0, -density[i], i) if gap[i] == math.inf else (1, -density[i] * gap[i], i)
 
-    centers = sorted(sorted(range(count), key=rank)[:num_centers])
+    return sorted(range(len(gap)), key=rank)
+
+
+def clusters(features, positions, groups, num_centers, cutoff, radius):
+    """Density-peak labels of one row; `cutoff` is the distance d_c."""
+    count = len(features)
+    distance = distances(features)
+    density = [fp32(value) for value in densities(distance, cutoff)]
+    parent = [nearest_denser(i, distance, density, positions, groups, radius) for i in range(count)]
+    gap = [math.inf if parent[i] is None else distance[i][parent[i]] for i in range(count)]
+    centers = sorted(ranked_peaks(gap, density)[:num_centers])
 
     def label(i):
-        if i in centers:
-            return centers.index(i)
-        if parent[i] is None:
-            return centers.index(min(centers, key=lambda c: (distance[i][c], c)))
-        return label(parent[i])
+        while i not in centers and parent[i] is not None:
+            i = parent[i]
+        if i not in centers:
+            i = min(centers, key=lambda c: (distance[i][c], c))
+        return centers.index(i)
 
     return [label(i) for i in range(count)]
 
 
 def quantile_distance(features, quantile):
-    """The ⌈q·P⌉-th smallest of the P distances between different tokens."""
+    """The ⌈q·P⌉-th smallest (at least the first) of the P distances between different tokens.
+
+    At least a millionth, so that duplicates count as near and nothing else.
+    """
     pairs = sorted(math.dist(a, b) for i, a in enumerate(features) for b in features[:i])
-    return pairs[max(1, math.ceil(Fraction(str(quantile)) * len(pairs))) - 1]
+    rank = max(1, math.ceil(Fraction(str(quantile)) * len(pairs)))
+    return max([1e-6, *pairs[rank - 1 : rank]])
 
 
 def quotas(sizes, norm_sums, places):

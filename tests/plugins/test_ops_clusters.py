@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from vitcop.plugins import ops
-from vitcop.plugins.clusters.reference import quantile_rank, squared_distances
+from vitcop.plugins.clusters.definition import quantile_rank
+from vitcop.plugins.clusters.reference import squared_distances
 
 
 def expect(features, positions, groups, num_centers, cutoff, radius):
@@ -95,6 +96,18 @@ def test_a_large_common_offset_does_not_cancel():
     plain = squared_distances(features.double().float())
     # fp32 keeps about 1e-4 of the features beside an offset of 1000; without centring the error would be near 1e-1.
     assert (squared_distances(features + 1000.0) - plain).abs().max() < 1e-2
+
+
+def test_a_token_far_out_does_not_cost_the_others_their_digits():
+    features = torch.randn(1, 60, 256, generator=torch.Generator().manual_seed(0))
+    for place in (0, 30):
+        with_outlier = features.clone()
+        with_outlier[0, place] *= 100
+        wide = with_outlier.double()
+        exact = (wide.unsqueeze(2) - wide.unsqueeze(1)).square().sum(3)
+        others = [i for i in range(60) if i != place]
+        found = squared_distances(with_outlier)[0][others][:, others]
+        torch.testing.assert_close(found, exact[0][others][:, others].float(), rtol=3e-6, atol=1e-6)
 
 
 def test_long_chains_are_followed_to_the_end():

@@ -1,5 +1,6 @@
 """The ONNX functions in ONNX Runtime against the torch references, index for index."""
 
+import cluster_cases
 import op_cases
 import pytest
 import torch
@@ -40,24 +41,24 @@ def test_half_precision_inputs_are_read_in_fp32(name):
     op_cases.assert_equal(in_half, op_cases.run_onnx(name, tensors, attributes, dtype=torch.float16))
 
 
-@pytest.mark.parametrize("name", [n for n in ALL_OPS if n != "density_peak_clusters"])
+@pytest.mark.parametrize(("name", "attributes"), op_cases.CASES)
 @pytest.mark.parametrize("num_visual", [0, 1, 2])
-def test_few_tokens(name, num_visual):
-    for attributes in op_cases.ATTRIBUTES[name]:
-        tensors = op_cases.inputs(name, 2, num_visual)
-        op_cases.assert_equal(
-            op_cases.run_torch(name, tensors, attributes), op_cases.run_onnx(name, tensors, attributes)
-        )
+def test_few_tokens(name, attributes, num_visual):
+    tensors = op_cases.inputs(name, 3, num_visual)
+    op_cases.assert_equal(op_cases.run_torch(name, tensors, attributes), op_cases.run_onnx(name, tensors, attributes))
 
 
-@pytest.mark.parametrize("num_tokens", [1, 2])
-def test_few_tokens_to_cluster(num_tokens):
-    for attributes in op_cases.ATTRIBUTES["density_peak_clusters"]:
-        tensors = op_cases.inputs("density_peak_clusters", 3, num_tokens)
-        op_cases.assert_equal(
-            op_cases.run_torch("density_peak_clusters", tensors, attributes),
-            op_cases.run_onnx("density_peak_clusters", tensors, attributes),
-        )
+@pytest.mark.parametrize("kind", cluster_cases.LATTICES, ids=lambda kind: kind.__name__)
+def test_ties_between_clusters(kind):
+    for seed in range(30):
+        num_tokens = (1, 2, 3, 5, 8, 16, 25, 36, 64, 225)[seed % 10]
+        case = cluster_cases.draw((kind, cluster_cases.scattered), num_tokens, seed)
+        tensors = (case.features, case.positions, case.group_ids)
+        for attributes in ((1, 4, 8.0, 0.0, 0.6), (18, 100, 8.0, 0.5, 0.625)):
+            op_cases.assert_equal(
+                op_cases.run_torch("density_peak_clusters", tensors, attributes),
+                op_cases.run_onnx("density_peak_clusters", tensors, attributes),
+            )
 
 
 @pytest.mark.parametrize("largest", [0, 1])

@@ -102,28 +102,45 @@ def test_symbolic_sizes_down_to_one_kept_token():
         assert torch.equal(expected, got)
 
 
-def bad(tensor):
-    tensor = tensor.clone()
-    tensor.view(-1)[-1] = float("nan")
-    return tensor
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_values_that_are_not_finite_are_refused(value):
+    def bad(tensor):
+        tensor = tensor.clone()
+        tensor.view(-1)[-1] = value
+        return tensor
 
-
-def test_values_that_are_not_finite_are_refused():
     q, keys = op_cases.inputs("vision_saliency", 1, 5)
     index = torch.arange(5).unsqueeze(0)
     mask = torch.ones(1, 6, dtype=torch.int64)
+    places = torch.zeros(1, 6, 2)
     calls = [
         lambda: ops.vision_saliency(bad(q), keys),
         lambda: ops.vision_saliency(q, bad(keys)),
-        lambda: ops.density_peak_clusters(bad(keys[:, 0]), torch.zeros(1, 6, 2), centers=(1, 2)),
-        lambda: ops.density_peak_clusters(keys[:, 0], bad(torch.zeros(1, 6, 2)), centers=(1, 2)),
+        lambda: ops.density_peak_clusters(bad(keys[:, 0]), places, centers=(1, 2)),
+        lambda: ops.density_peak_clusters(keys[:, 0], bad(places), centers=(1, 2)),
+        lambda: ops.density_peak_clusters(bad(keys[:, 0, :1]), places[:, :1], centers=(1, 2)),
         lambda: ops.knorm_scores(bad(keys), index + 1),
-        lambda: ops.knorm_select(keys / 0, index, keep=1),
+        lambda: ops.knorm_scores(bad(keys), index + 1, head_reduction="mean_norm"),
+        lambda: ops.knorm_select(bad(keys), index + 1, keep=1),
         lambda: ops.text_query_scores(bad(q), keys, index, attention_mask=mask),
         lambda: ops.score_select(bad(torch.rand(1, 5)), index, 6, keep=1, order="largest"),
         lambda: ops.cluster_merge(
             torch.rand(1, 6, 2), index, bad(torch.rand(1, 5)), torch.zeros_like(index), num_clusters=1, keep=1
         ),
+    ]
+    for call in calls:
+        with pytest.raises(InputError, match="NaN or infinite"):
+            call()
+
+
+def test_finite_values_that_overflow_are_refused():
+    q, keys = op_cases.inputs("vision_saliency", 1, 5)
+    index = torch.arange(5).unsqueeze(0)
+    calls = [
+        lambda: ops.density_peak_clusters(keys[:, 0] * 1e30, torch.zeros(1, 6, 2), centers=(1, 2)),
+        lambda: ops.knorm_scores(keys * 1e30, index),
+        lambda: ops.knorm_select(keys * 1e30, index, keep=1),
+        lambda: ops.text_query_scores(q * 1e30, keys * 1e30, index),
     ]
     for call in calls:
         with pytest.raises(InputError, match="NaN or infinite"):

@@ -1,0 +1,115 @@
+"""Everything that needs an NVIDIA GPU, in one run: `make gpu-check`.
+
+Builds the kernels for the GPU at hand, runs the tests marked `gpu` on inputs of fresh seeds, compute-sanitizer over a
+small case, and benchmarks/selection.py. Writes gpu_check.json and selection.json to $OUT, or else to
+benchmarks/results.
+"""
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from xml.etree import ElementTree
+
+import torch
+
+from vitcop.plugins.cuda import build, library
+
+HERE = Path(__file__).parent
+OUT = Path(os.environ.get("OUT", HERE / "results"))
+TESTS = HERE.parent / "tests" / "plugins"
+SMALL_CASE = ("equals_reference or every_step", 240)
+"""Tests to run under compute-sanitizer, and the seconds that each of its tools may take. No test among them captures a
+graph: torch refuses that without its memory cache."""
+
+
+def pytest_command(*options: str) -> list[str]:
+    return [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", str(TESTS), *options]
+
+
+def run_tests(seed: int) -> dict:
+    """The tests marked `gpu`: how many ran and what failed."""
+    report = OUT / "gpu_tests.xml"
+    environment = os.environ | {"VITCOP_SEED": str(seed)}
+    status = subprocess.run(pytest_command(f"--junitxml={report}"), env=environment, cwd=HERE.parent).returncode
+    suite = ElementTree.parse(report).getroot().find("testsuite")
+    report.unlink()
+    failed = [f"{case.get('classname')}::{case.get('name')}" for case in suite.iter("testcase") if list(case)]
+    counts = {key: int(suite.get(key)) for key in ("tests", "failures", "errors", "skipped")}
+    return {"status": status, "seed": seed, **counts, "not_passed": failed}
+
+
+def run_sanitizer(tool: str) -> dict:
+    """compute-sanitizer over a small case; says so where the machine does not let it run."""
+    program = shutil.which("compute-sanitizer", path=f"{os.environ.get('PATH')}:/usr/local/cuda/bin")
+    if program is None:
+        return {"ran": False, "reason": "compute-sanitizer is not installed"}
+    tests, seconds = SMALL_CASE
+    command = [program, "--tool", tool, "--error-exitcode", "9", *pytest_command("-x", "-k", tests)]
+    # Without torch's cache each tensor is an allocation of its own, so that its bounds are known.
+    environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    try:
+        done = subprocess.run(
+            command, env=environment, cwd=HERE.parent, capture_output=True, text=True, timeout=seconds
+        )
+    except subprocess.TimeoutExpired:
+        return {"ran": False, "reason": f"not finished after {seconds} s"}
+    text = done.stdout + done.stderr
+    print(text[-2000:])
+    if "ERROR SUMMARY" not in text and "RACECHECK SUMMARY" not in text:
+        return {"ran": False, "reason": text.strip().splitlines()[-1] if text.strip() else f"status {done.returncode}"}
+    return {"ran": True, "status": done.returncode, "summary": [x for x in text.splitlines() if "SUMMARY" in x]}
+
+
+def driver_version() -> str:
+    done = subprocess.run(
+        ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], capture_output=True, text=True
+    )
+    return done.stdout.strip() or "unknown"
+
+
+def main() -> int:
+    if not torch.cuda.is_available():
+        print("error: gpu-check needs an NVIDIA GPU that torch can use; found none", file=sys.stderr)
+        return 4
+    OUT.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    major, minor = torch.cuda.get_device_capability()
+    build.build(library.DEFAULT_PATH, (10 * major + minor,))
+    nvcc = subprocess.run([build.find_nvcc(), "--version"], capture_output=True, text=True).stdout
+    result = {
+        "machine": {
+            "gpu": torch.cuda.get_device_name(),
+            "compute_capability": f"{major}.{minor}",
+            "driver": driver_version(),
+            "torch": torch.__version__,
+            "nvcc": next((line for line in nvcc.splitlines() if "release" in line), nvcc),
+        },
+        "build_seconds": time.monotonic() - start,
+    }
+
+    def save() -> None:
+        result["seconds"] = time.monotonic() - start
+        (OUT / "gpu_check.json").write_text(json.dumps(result, indent=2, sort_keys=True) + "\n")
+
+    # Each step's outcome is on disk before the next begins.
+    result["tests"] = run_tests(secrets.randbelow(2**31))
+    save()
+    environment = os.environ | {"OUT": str(OUT)}
+    result["benchmark_status"] = subprocess.run([sys.executable, HERE / "selection.py"], env=environment).returncode
+    save()
+    for tool in ("memcheck", "racecheck"):
+        result[tool] = run_sanitizer(tool)
+        save()
+    print(json.dumps(result, indent=2, sort_keys=True))
+    bad = [result["tests"]["status"], result["benchmark_status"]]
+    bad += [result[tool]["status"] for tool in ("memcheck", "racecheck") if result[tool]["ran"]]
+    return 1 if any(bad) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
