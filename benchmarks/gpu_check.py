@@ -17,7 +17,8 @@ from xml.etree import ElementTree
 
 import torch
 
-from vitcop.plugins.cuda import build, library
+from vitcop.plugins.cuda import build
+from vitcop.plugins.cuda.paths import DEFAULT_PATH
 
 HERE = Path(__file__).parent
 OUT = Path(os.environ.get("OUT", HERE / "results"))
@@ -79,7 +80,7 @@ def main() -> int:
     OUT.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     major, minor = torch.cuda.get_device_capability()
-    build.build(library.DEFAULT_PATH, (10 * major + minor,))
+    build.build(DEFAULT_PATH, (10 * major + minor,))
     nvcc = subprocess.run([build.find_nvcc(), "--version"], capture_output=True, text=True).stdout
     result = {
         "machine": {

@@ -14,6 +14,7 @@ from vitcop.export.runtimes import target_names
 from vitcop.pipeline.inspection import size_text, table
 from vitcop.pipeline.recipe import Recipe
 from vitcop.pipeline.versions import vitcop_version
+from vitcop.plugins.cuda.paths import library_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,9 +106,15 @@ def examine(recipe: Recipe | None = None, *, place: Path = Path(".")) -> Examina
         Row(
             name="nvcc",
             found=_nvcc(),
-            purpose="building the TensorRT plugin",
+            purpose="building the CUDA kernels and the TensorRT plugin",
             remedy="install the CUDA toolkit",
             required=target == "tensorrt",
+        ),
+        Row(
+            name="CUDA kernels",
+            found="built" if library_path().exists() else None,
+            purpose="fast token dropping in PyTorch on a GPU",
+            remedy="make kernels",
         ),
         _package("tensorrt", "target tensorrt", "pip install 'vitcop[tensorrt]'", required=target == "tensorrt"),
         _package(

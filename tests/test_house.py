@@ -18,6 +18,7 @@ LIGHT = (
     "vitcop.plugins.spec",
     "vitcop.plugins.registry",
     "vitcop.plugins.errors",
+    "vitcop.plugins.cuda.build",
     "vitcop.calibrate.schedule",
     "vitcop.calibrate.presets",
     "vitcop.calibrate.prompt",

@@ -12,7 +12,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from vitcop.plugins.cuda import library
+from vitcop.plugins.cuda.paths import DEFAULT_PATH
 from vitcop.plugins.errors import InputError, MissingError, VitcopError
 
 PLUGINS = Path(__file__).parent.parent
@@ -71,7 +71,7 @@ def build(out: Path, architectures: tuple[int, ...] = ARCHITECTURES, flags: tupl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compile vitcop's CUDA kernels into one shared library.")
-    parser.add_argument("--out", type=Path, default=library.DEFAULT_PATH, help="the library to write [%(default)s]")
+    parser.add_argument("--out", type=Path, default=DEFAULT_PATH, help="the library to write [%(default)s]")
     parser.add_argument(
         "--arch",
         default=",".join(map(str, ARCHITECTURES)),

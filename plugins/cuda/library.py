@@ -7,16 +7,13 @@ The interface is kernels.h. Arguments travel by their kind: a tensor as its addr
 import ctypes
 import functools
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from vitcop.plugins.cuda.paths import library_path
 from vitcop.plugins.errors import InputError, VitcopError
-
-DEFAULT_PATH = Path(__file__).parent / "libvitcop_kernels.so"
-"""Where `make kernels` puts the library. The environment variable VITCOP_KERNELS names another one."""
 
 ABI = 1
 """VITCOP_ABI of kernels.h, which this module follows."""
@@ -30,7 +27,7 @@ log = logging.getLogger("vitcop")
 @functools.cache
 def load() -> ctypes.CDLL | None:
     """The library, or None where it is not there. Says once why the references run instead."""
-    path = Path(os.environ.get("VITCOP_KERNELS", DEFAULT_PATH))
+    path = library_path()
     try:
         return _open(path)
     except OSError as error:
