@@ -111,13 +111,31 @@ class Swallowed(dict):
         raise AssertionError("the interrupt did not arrive")
 
 
+@pytest.fixture
+def heeding_interrupts():
+    """A shell has background processes ignore SIGINT, and the tests with them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeding_interrupts")
 def test_an_interrupt_that_a_library_turned_into_another_error(invoke, fake_stages, project):
-    handler = signal.getsignal(signal.SIGINT)
     fake_stages.fail = Swallowed()
     result = invoke("run", project / "recipe.yaml", "-o", project / "out")
     assert result.exit_code == 130
     assert "interrupted" in result.stderr.splitlines()[-1]
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.usefixtures("heeding_interrupts")
+def test_an_ignored_interrupt_stays_ignored(invoke, fake_stages, project):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    fake_stages.fail = Swallowed()
+    result = invoke("run", project / "recipe.yaml", "-o", project / "out")
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_no_progress_bar_where_nobody_watches(invoke, fake_stages, project):
