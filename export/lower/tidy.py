@@ -5,11 +5,14 @@ import onnx_ir.passes.common as common
 import onnxscript.optimizer
 from onnxscript.rewriter import onnx_fusions
 
+from vitcop.export.lower.rotary import fuse_half_rotary
+
 
 def tidy(model: ir.Model) -> None:
     """Simplify `model` in place. Weights stay where they are: nothing that reads an external initializer is folded."""
     onnxscript.optimizer.optimize_ir(model, should_fold=_should_fold, inline=False, onnx_shape_inference=False)
     onnx_fusions.fuse(model)
+    fuse_half_rotary(model)
     passes = ir.passes.Sequential(
         common.CommonSubexpressionEliminationPass(),
         common.IdentityEliminationPass(),
