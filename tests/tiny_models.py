@@ -25,6 +25,7 @@ def build_tiny_llava(
     hidden: int = 32,
     heads: int = 4,
     kv_heads: int = 2,
+    intermediate: int | None = None,
     image: int = 32,
     patch: int = 8,
     vision_hidden: int = 32,
@@ -38,6 +39,7 @@ def build_tiny_llava(
     """Save a random LlavaForConditionalGeneration with its processor into `folder`; returns the folder.
 
     Args:
+        intermediate: width of the decoder's MLP, else twice `hidden`.
         image, patch: side of the image and of a patch in pixels: (image/patch)² visual tokens.
         weight_scale: factor on transformers' initial matrices (std 0.02), which are so small that every answer would
             look alike.
@@ -90,7 +92,7 @@ def build_tiny_llava(
         ),
         text_config=LlamaConfig(
             hidden_size=hidden,
-            intermediate_size=2 * hidden,
+            intermediate_size=intermediate or 2 * hidden,
             num_hidden_layers=layers,
             num_attention_heads=heads,
             num_key_value_heads=kv_heads,

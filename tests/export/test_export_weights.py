@@ -1,10 +1,13 @@
 """Weights stay in the checkpoint: what the graphs refer to, whatever form the checkpoint has."""
 
 import json
+import math
 import shutil
+from collections import Counter
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
@@ -23,6 +26,8 @@ from vitcop.export.runtimes.onnxruntime import OnnxRuntimeRunner
 from vitcop.plugins.errors import InputError
 
 MOST_INLINE = 65_536
+SMALL = 1024
+"""Elements; matrices of the tiny model that are no larger count as small."""
 
 
 def initializers(bundle):
@@ -101,6 +106,21 @@ def test_rotary_frequencies_are_rebuilt_with_their_values(plain):
     tensor = found["model.language_model.rotary_emb.inv_freq"]
     expected = plain.model.model.language_model.rotary_emb.inv_freq.numpy()
     np.testing.assert_array_equal(onnx.numpy_helper.to_array(tensor), expected)
+
+
+def test_exporting_reads_no_matrix(two_layers, tmp_path, monkeypatch):
+    """Lowering may look at values of up to `SMALL` elements, to share equal ones; else shards are only hashed."""
+    read = []
+
+    def spy(name):
+        original = getattr(ir.ExternalTensor, name)
+        return lambda self, *args, **kwargs: (read.append(tuple(self.shape)), original(self, *args, **kwargs))[1]
+
+    for name in ("numpy", "tobytes", "tofile", "__array__", "raw"):
+        if callable(getattr(ir.ExternalTensor, name, None)):
+            monkeypatch.setattr(ir.ExternalTensor, name, spy(name))
+    export_bundle(two_layers, Schedule(num_layers=2), tmp_path / "bundle")
+    assert not [shape for shape in read if math.prod(shape) > SMALL]
 
 
 @pytest.fixture
@@ -225,6 +245,19 @@ def test_half_precision_graphs_hold_and_hand_out_half_precision(half):
     model = onnx.load(half.bundle.graph("prefill"), load_external_data=False)
     types = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)}
     assert {types[name] for name in ("visual_features", "logits", "present_key_1")} == {onnx.TensorProto.FLOAT16}
+
+
+@pytest.mark.parametrize("part", ["prefill", "decode"])
+def test_half_precision_has_the_same_fused_nodes(half, part):
+    """As in fp32: attention, norms and rotary embeddings are one node each, and nothing is computed in fp64."""
+    model = onnx.load(half.bundle.graph(part), load_external_data=False)
+    layers, kinds = HALF.num_layers, Counter(node.op_type for node in model.graph.node)
+    assert kinds["Attention"] == layers
+    assert kinds["RMSNormalization"] == 2 * layers + 1
+    assert kinds["RotaryEmbedding"] == 2 * layers
+    assert not {"Tile", "Softmax", "ReduceMean", "Neg"} & kinds.keys()
+    types = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.output)}
+    assert onnx.TensorProto.DOUBLE not in types.values()
 
 
 def test_tied_embeddings_read_one_place(half):
