@@ -12,6 +12,7 @@ from vitcop.calibrate.loading import load_processor
 from vitcop.calibrate.progress import NoProgress, Progress
 from vitcop.calibrate.schedule import Schedule
 from vitcop.export.bundle import architecture_of, copy_processor_files, write_bundle, writing_bundle
+from vitcop.export.bundle.hashing import hash_in_background
 from vitcop.export.capture import TokenGraph, capture_decode, capture_prefill, capture_vision
 from vitcop.export.capture.paths import module_paths
 from vitcop.export.capture.skeleton import Skeleton, load_skeleton
@@ -50,6 +51,8 @@ def export_bundle(
     skeleton = load_skeleton(checkpoint)
     check_schedule(schedule, checkpoint, skeleton)
     captures = _captures(skeleton, schedule)
+    # A 7B model takes minutes to trace, on one core, and most of a minute to hash. Copied weights are hashed as copies.
+    hashing = hash_in_background(() if copy_weights else [checkpoint.path / name for name in checkpoint.shards])
     with writing_bundle(out) as staging:
         progress.start(len(captures), "export")
         shards: set[str] = set()
@@ -63,6 +66,7 @@ def export_bundle(
             ir.save(model, staging / f"{name}.onnx")
             progress.advance()
         copy_processor_files(checkpoint.path, staging)
+        hashing.join()
         write_bundle(
             staging,
             Path(out),

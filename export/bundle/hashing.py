@@ -1,8 +1,11 @@
 """Hashes of files and of JSON values; file names that may stand in a bundle."""
 
+import contextlib
 import hashlib
 import json
+import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,24 @@ def sha256_of_weights(path: Path) -> str:
     if time.time_ns() - max(state.st_mtime_ns, state.st_ctime_ns) > _RACY_NS:
         _remembered[str(path)] = (stamp, found)
     return found
+
+
+def hash_in_background(paths: Iterable[Path]) -> threading.Thread:
+    """Start `sha256_of_weights` of some files on another core; after `join()` it remembers them.
+
+    Hashing lets go of Python's lock, so work that has one thread, such as tracing, goes on beside it. A file that
+    cannot be read is passed over: whoever needs its hash is told then. The thread never keeps the process alive.
+    """
+
+    def run() -> None:
+        for path in files:
+            with contextlib.suppress(OSError):
+                sha256_of_weights(path)
+
+    files = list(paths)
+    thread = threading.Thread(target=run, name="hash weights", daemon=True)
+    thread.start()
+    return thread
 
 
 def sha256_of_json(value: Any) -> str:
