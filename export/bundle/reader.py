@@ -112,7 +112,7 @@ class Bundle:
     def changed_weights(self) -> tuple[str, ...]:
         """Names of the weight shards that no longer have the bytes of the export.
 
-        Reads all weights (once a process): about a second a gigabyte.
+        Reads all weights (once a process): one to four seconds a gigabyte, by what the CPU has for sha256.
         """
         records = self.manifest.weights.files
         return tuple(

@@ -21,7 +21,7 @@ def build(
 ) -> "EngineInfo":
     """Build (or reuse) the engine below `bundle/engines/<target>/`.
 
-    The weights are hashed first, since an engine may hold them: about a second a gigabyte.
+    The weights are hashed first, since an engine may hold them: one to four seconds a gigabyte.
 
     Args:
         bundle: the bundle's folder.

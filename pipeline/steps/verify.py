@@ -36,7 +36,7 @@ def verify(
     """Hold three rungs against each other: the original, pruned PyTorch, the engine.
 
     Weights changed since the export are measured all the same, and fail a gate of their own; finding them reads all
-    weights, about a second a gigabyte.
+    weights, one to four seconds a gigabyte.
 
     Args:
         bundle: the bundle's folder.

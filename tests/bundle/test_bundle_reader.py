@@ -135,6 +135,19 @@ def test_a_hash_is_remembered_until_the_file_changes(tmp_path, monkeypatch):
     assert hashing.sha256_of_weights(file) == "4"
 
 
+def test_hashes_taken_in_the_background_are_not_taken_again(tmp_path, monkeypatch):
+    files = [tmp_path / name for name in ("a", "missing", "b")]
+    for file in files[::2]:
+        file.write_text(file.name)
+    expected = [hashing.sha256_of_file(file) for file in files[::2]]
+    monkeypatch.setattr(hashing.time, "time_ns", lambda: 1 << 62)
+    hashing.hash_in_background(files).join()
+    monkeypatch.setattr(hashing, "sha256_of_file", None)
+    assert [hashing.sha256_of_weights(file) for file in files[::2]] == expected
+    with pytest.raises(FileNotFoundError):
+        hashing.sha256_of_weights(files[1])
+
+
 def test_a_broken_safetensors_header(bundle, model_folder):
     content = bytearray((model_folder / SHARD).read_bytes())
     content[20] = 0
