@@ -33,6 +33,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/budgets.py
 	$(BIN)/python benchmarks/export_time.py
 	$(BIN)/python benchmarks/selection.py
+	$(BIN)/python benchmarks/export_memory.py
 
 train: $(VENV)/.installed
 	cd examples/shapes_vqa && ../../$(BIN)/python train.py
