@@ -38,7 +38,7 @@ class Bundle:
 
         Args:
             check_weights: "size" (the default: each shard exists, has the recorded size and a sound safetensors
-                header; takes no time on big models), "sha256" (hash them too, once a process; about a second a
+                header; takes no time on big models), "sha256" (hash them too, once a process; one to four seconds a
                 gigabyte), "none" (only the folder is looked for; for reading the schedule or a report on another
                 machine).
 

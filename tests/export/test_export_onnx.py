@@ -12,15 +12,19 @@ from vitcop.calibrate.generation import generate
 from vitcop.calibrate.schedule import Drop, Schedule
 from vitcop.calibrate.scheduled import ScheduledRunner
 from vitcop.export.bundle import GRAPHS, graph_contract
-from vitcop.export.lower import OPSET
+from vitcop.export.lower import OPSET, lower
+from vitcop.export.lower.tidy import tidy
 from vitcop.export.runtimes.onnxruntime import OnnxRuntimeRunner, build
 from vitcop.export.runtimes.onnxruntime.options import OnnxRuntimeOptions
 from vitcop.export.runtimes.onnxruntime.sessions import GraphSession
 from vitcop.plugins.registry import ONNX_OPS
 
 LAYERS, HEADS, KV_HEADS = 2, 4, 2
-NODES_PER_DROP = 60
-"""Nodes that a drop may add to the prefill graph: the drop itself, and the next group's mask and rotary tables."""
+NODES_PER_DROP = 44
+"""Nodes that a drop may add to the prefill graph. A first selection adds 28 to 30: the scores and the selection, 6 that
+gather hidden states, mask and ids, 9 of the new causal mask, 6 of the new rotary tables, and the arithmetic of the new
+lengths. A first merge adds 36, since it also reads, merges and writes back the visual rows; half precision adds up to 4
+casts, and each further drop the arithmetic of its own length. Depth and width of the model add nothing."""
 
 VITCOP_NODES = {
     "vision": {"VisionSaliency": 1, "ScoreSelect": 1, "DensityPeakClusters": 1},
@@ -186,6 +190,16 @@ def test_a_drop_adds_a_bounded_number_of_nodes(models):
     assert plain < merged <= plain + NODES_PER_DROP
     # One more mask, nothing else: sizes and rotary tables are those of the step.
     assert len(models["merged"]["decode"].graph.node) <= len(models["plain"]["decode"].graph.node) + 4
+
+
+def test_each_further_drop_adds_no_more(captured, paper_traced):
+    """A merge and a selection behind it, in one graph."""
+    found = []
+    for graph in (captured.graphs["prefill"], paper_traced):
+        model, _ = lower(graph)
+        tidy(model)
+        found.append(len(list(model.graph)))
+    assert found[0] < found[1] <= found[0] + NODES_PER_DROP * len(PAPER.drops)
 
 
 def test_files_are_small_and_hold_nothing_of_the_run(models, plain, merged, kind):
