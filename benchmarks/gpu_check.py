@@ -19,6 +19,7 @@ import torch
 
 from vitcop.plugins.cuda import build
 from vitcop.plugins.cuda.paths import DEFAULT_PATH
+from vitcop.plugins.errors import VitcopError
 
 HERE = Path(__file__).parent
 OUT = Path(os.environ.get("OUT", HERE / "results"))
@@ -80,7 +81,11 @@ def main() -> int:
     OUT.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     major, minor = torch.cuda.get_device_capability()
-    build.build(DEFAULT_PATH, (10 * major + minor,))
+    try:
+        build.build(DEFAULT_PATH, (10 * major + minor,))
+    except VitcopError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
     nvcc = subprocess.run([build.find_nvcc(), "--version"], capture_output=True, text=True).stdout
     result = {
         "machine": {

@@ -11,6 +11,7 @@ import torch
 from vitcop.plugins.checks import check_finite, check_fraction, check_rank, check_shape
 from vitcop.plugins.clusters.definition import LEAST_SQUARED_CUTOFF, check_cutoff, quantile_rank
 from vitcop.plugins.merge.definition import cluster_bound
+from vitcop.plugins.spec import Fraction
 
 ROWS_AT_ONCE = 128
 """Tokens whose densities are summed together: the sum in fp64 needs a copy of its terms twice as wide as they are."""
@@ -110,6 +111,26 @@ def labels_of(
     return label_BK.gather(1, parent_BK)
 
 
+def check_inputs(
+    features: torch.Tensor,
+    positions: torch.Tensor,
+    group_ids: torch.Tensor | None,
+    centers: Fraction,
+    cutoff_distance: float,
+    cutoff_quantile: float,
+) -> int:
+    """What shapes and attributes alone show; no value of a tensor is read. Returns the number of centres."""
+    name = "density_peak_clusters"
+    check_rank(name, "features", features, "B,K,D")
+    batch, num_tokens, _ = features.shape
+    check_shape(name, "positions", positions, (batch, num_tokens, 2), "B,K,2")
+    if group_ids is not None:
+        check_shape(name, "group_ids", group_ids, (batch, num_tokens), "B,K")
+    check_fraction(name, "centers", centers)
+    check_cutoff(cutoff_distance, cutoff_quantile)
+    return min(num_tokens, cluster_bound(num_tokens, centers))
+
+
 def density_peak_clusters(
     features: torch.Tensor,
     positions: torch.Tensor,
@@ -122,18 +143,12 @@ def density_peak_clusters(
 ) -> torch.Tensor:
     """labels int64 [B,K]: the centres numbered 0..C-1 in ascending order of their token index."""
     name = "density_peak_clusters"
-    check_rank(name, "features", features, "B,K,D")
-    batch, num_tokens, _ = features.shape
-    check_shape(name, "positions", positions, (batch, num_tokens, 2), "B,K,2")
-    if group_ids is not None:
-        check_shape(name, "group_ids", group_ids, (batch, num_tokens), "B,K")
-    check_fraction(name, "centers", (centers_num, centers_den))
+    centers = (centers_num, centers_den)
+    num_centers = check_inputs(features, positions, group_ids, centers, cutoff_distance, cutoff_quantile)
     check_finite(name, "features", features)
     check_finite(name, "positions", positions)
-    check_cutoff(cutoff_distance, cutoff_quantile)
-    if num_tokens == 0 or batch == 0:
-        return torch.zeros((batch, num_tokens), dtype=torch.int64, device=features.device)
-    num_centers = min(num_tokens, cluster_bound(num_tokens, (centers_num, centers_den)))
+    if features.shape[0] == 0 or features.shape[1] == 0:
+        return torch.zeros(features.shape[:2], dtype=torch.int64, device=features.device)
 
     squared_BKK = squared_distances(features)
     check_finite(name, "the squared distance of features", squared_BKK.amax())

@@ -43,7 +43,7 @@ def find_nvcc() -> str:
 def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise InputError(f"{command[0]} failed:\n{done.stdout}{done.stderr}")
+        raise InputError(f"{command[0]} failed: {(done.stdout + done.stderr).strip()}")
 
 
 def build(out: Path, architectures: tuple[int, ...] = ARCHITECTURES, flags: tuple[str, ...] = ()) -> Path:
@@ -87,6 +87,9 @@ def main() -> None:
     except VitcopError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
+    except OSError as error:
+        print(f"error: {arguments.out}: cannot write the library there ({error})", file=sys.stderr)
+        sys.exit(InputError.exit_status)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,8 @@
 
 import torch
 
-from vitcop.plugins.checks import check_fraction, check_shape, check_visual_index_shape
 from vitcop.plugins.cuda import library, tensors
-from vitcop.plugins.merge.definition import cluster_bound
-from vitcop.plugins.spec import keep_count
+from vitcop.plugins.merge.reference import check_inputs
 
 
 def cluster_merge_plan(
@@ -20,17 +18,11 @@ def cluster_merge_plan(
     mean: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """As reference.cluster_merge_plan; a NaN is the worst score, a label out of range the nearest one in range."""
-    name = "cluster_merge_plan"
+    clusters, keep = (clusters_num, clusters_den), (keep_num, keep_den)
+    num_clusters, num_groups = check_inputs(scores, labels, visual_index, sequence, clusters, keep)
     batch, num_positions = sequence.shape[:2]
-    check_visual_index_shape(name, visual_index, batch)
     num_visual = visual_index.shape[1]
-    check_shape(name, "scores", scores, (batch, num_visual), "B,V")
-    check_shape(name, "labels", labels, (batch, num_visual), "B,V")
-    check_fraction(name, "clusters", (clusters_num, clusters_den))
-    check_fraction(name, "keep", (keep_num, keep_den))
     scores, visual_index, labels = tensors.readable(scores), visual_index.contiguous(), labels.long().contiguous()
-    num_clusters = cluster_bound(num_visual, (clusters_num, clusters_den))
-    num_groups = keep_count(num_visual, (keep_num, keep_den))
     outputs = tensors.empty_selection(visual_index, num_positions, num_groups)
     assignment_BRV = visual_index.new_empty((batch, num_groups, num_visual), dtype=torch.float32)
     sizes = (num_visual, num_clusters, num_groups)

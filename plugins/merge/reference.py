@@ -5,10 +5,16 @@ import math
 import torch
 
 from vitcop.plugins import selection
-from vitcop.plugins.checks import check_finite, check_fraction, check_shape, check_visual_index
+from vitcop.plugins.checks import (
+    check_finite,
+    check_fraction,
+    check_shape,
+    check_visual_index,
+    check_visual_index_shape,
+)
 from vitcop.plugins.errors import InputError
 from vitcop.plugins.merge.definition import cluster_bound
-from vitcop.plugins.spec import keep_count
+from vitcop.plugins.spec import Fraction, keep_count
 
 
 def _order(keys: torch.Tensor) -> torch.Tensor:
@@ -84,6 +90,25 @@ def middle_members(group_BV: torch.Tensor, num_groups: int) -> tuple[torch.Tenso
     return kept_visual_BR, row_group_BR, size_BR.gather(1, row_group_BR)
 
 
+def check_inputs(
+    scores: torch.Tensor,
+    labels: torch.Tensor,
+    visual_index: torch.Tensor,
+    sequence: torch.Tensor,
+    clusters: Fraction,
+    keep: Fraction,
+) -> tuple[int, int]:
+    """What shapes and attributes alone show; no value of a tensor is read. Returns (num_clusters, num_groups)."""
+    name = "cluster_merge_plan"
+    batch, num_visual = sequence.shape[0], visual_index.shape[-1]
+    check_visual_index_shape(name, visual_index, batch)
+    check_shape(name, "scores", scores, (batch, num_visual), "B,V")
+    check_shape(name, "labels", labels, (batch, num_visual), "B,V")
+    check_fraction(name, "clusters", clusters)
+    check_fraction(name, "keep", keep)
+    return cluster_bound(num_visual, clusters), keep_count(num_visual, keep)
+
+
 def cluster_merge_plan(
     scores: torch.Tensor,
     labels: torch.Tensor,
@@ -97,20 +122,15 @@ def cluster_merge_plan(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """(kept_positions [B,S-V+R], visual_index [B,R], kept_visual [B,R], assignment fp32 [B,R,V])."""
     name = "cluster_merge_plan"
-    batch, num_positions = sequence.shape[:2]
-    check_visual_index(name, visual_index, batch, num_positions)
-    num_visual = visual_index.shape[1]
-    check_shape(name, "scores", scores, (batch, num_visual), "B,V")
-    check_shape(name, "labels", labels, (batch, num_visual), "B,V")
-    check_fraction(name, "clusters", (clusters_num, clusters_den))
-    check_fraction(name, "keep", (keep_num, keep_den))
+    clusters, keep = (clusters_num, clusters_den), (keep_num, keep_den)
+    num_clusters, num_groups = check_inputs(scores, labels, visual_index, sequence, clusters, keep)
+    num_positions = sequence.shape[1]
+    check_visual_index(name, visual_index, sequence.shape[0], num_positions)
     check_finite(name, "scores", scores)
-    num_clusters = cluster_bound(num_visual, (clusters_num, clusters_den))
-    num_groups = keep_count(num_visual, (keep_num, keep_den))
     if labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= num_clusters):
         raise InputError(
-            f"{name}: labels must lie in 0..{num_clusters - 1} ({clusters_num}/{clusters_den} of {num_visual} tokens), "
-            f"found {int(labels.min())}..{int(labels.max())}; give a fraction that covers the labels"
+            f"{name}: labels must lie in 0..{num_clusters - 1} ({clusters_num}/{clusters_den} of {labels.shape[1]} "
+            f"tokens), found {int(labels.min())}..{int(labels.max())}; give a fraction that covers the labels"
         )
     group_BV = group_tokens(scores, labels, num_clusters, num_groups)
     kept_visual, row_group_BR, size_BR = middle_members(group_BV, num_groups)
