@@ -25,8 +25,8 @@ def main() -> None:
     """Print the table and write results/export_time.json."""
     skeleton = load_skeleton(Checkpoint.open(MODEL))
     model, family = skeleton.model, skeleton.family
-    paths, grid = module_paths(model, family), family.grid(model.config)
-    layers, num_visual = family.num_layers(model.config), grid[0] * grid[1]
+    paths = module_paths(model, family)
+    layers, num_visual = family.num_layers, family.num_visual
     paper = preset("paper-1/3", layers, num_visual)
     one_drop = Schedule(num_layers=layers, drops=(Drop(layer=2, keep=(1, 2)),))
     cases: list[tuple[str, str, list[Pass]]] = [

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitcop.calibrate.checkpoint import Checkpoint
 from vitcop.calibrate.families import Family, family_of
+from vitcop.calibrate.processor import Processor, read_processor
 from vitcop.plugins.errors import InputError, MissingError
 
 if TYPE_CHECKING:
@@ -40,28 +41,22 @@ def load_config(path: str | Path) -> Any:
             raise InputError(f"{path}: config.json does not make a config ({_first_line(error)})") from None
 
 
-def load_processor(path: str | Path) -> Any:
+def load_processor(path: str | Path) -> Processor:
     """The processor (tokenizer, image processor, chat template) of a model folder or bundle; no weights are touched.
 
-    Always the PIL image processor, so that pixels do not depend on whether torchvision is installed.
     Raises InputError where the folder holds none.
     """
     with quiet_transformers():
-        from transformers import AutoProcessor
+        from transformers import AutoImageProcessor, AutoTokenizer
 
         try:
-            processor = AutoProcessor.from_pretrained(
+            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+            images = AutoImageProcessor.from_pretrained(
                 path, local_files_only=True, trust_remote_code=False, backend="pil"
             )
-        except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
             raise InputError(f"{path}: its processor cannot be loaded ({_first_line(error)})") from None
-    if getattr(processor, "tokenizer", None) is None or getattr(processor, "image_processor", None) is None:
-        raise InputError(
-            f"{path}: the processor lacks a tokenizer or an image processor (preprocessor_config.json, tokenizer.json)"
-        )
-    if not getattr(processor, "chat_template", None):
-        raise InputError(f"{path}: no chat template (chat_template.jinja), so a conversation cannot become a prompt")
-    return processor
+    return read_processor(Path(path), tokenizer, images)
 
 
 def load_model(

@@ -30,11 +30,18 @@ def clock(device: torch.device) -> float:
 
 @dataclass
 class OriginalState:
-    """Decode state: transformers' cache, the mask [B,P] of what it holds, and the position [B] of the next token."""
+    """Decode state: transformers' cache, the mask [B,P] of what it holds, and the position [B] (or [B,4]) of the next
+    token."""
 
     cache: Any
     mask: torch.Tensor
     next_position: torch.Tensor
+
+
+def next_positions(first: torch.Tensor, count: int) -> torch.Tensor:
+    """Position ids of the next `count` tokens: [B,T] from [B], or [B,T,4] from [B,4]."""
+    steps_T = torch.arange(count, device=first.device)
+    return first[:, None] + (steps_T if first.dim() == 1 else steps_T[:, None])
 
 
 class OriginalRunner:
@@ -51,23 +58,24 @@ class OriginalRunner:
         model = self.model
         begun = clock(model.device)
         mask_BS = torch.as_tensor(batch.attention_mask, device=model.device)
+        positions = torch.as_tensor(batch.position_ids, device=model.device)
         output = model(
             input_ids=torch.as_tensor(batch.input_ids, device=model.device),
             attention_mask=mask_BS,
-            position_ids=torch.as_tensor(batch.position_ids, device=model.device),
+            position_ids=self.family.model_position_ids(positions),
             **{
                 name: torch.as_tensor(
                     array, device=model.device, dtype=model.dtype if array.dtype.kind == "f" else None
                 )
-                for name, array in batch.vision_inputs.items()
+                for name, array in batch.model_inputs.items()
             },
             use_cache=True,
             logits_to_keep=1,
         )
-        next_position_B = torch.as_tensor(batch.next_position, device=model.device)
+        next_position = torch.as_tensor(batch.next_position, device=model.device)
         return Prefill(
             logits=output.logits[:, -1].float().cpu().numpy(),
-            state=OriginalState(output.past_key_values, mask_BS, next_position_B),
+            state=OriginalState(output.past_key_values, mask_BS, next_position),
             kv_lengths=(mask_BS.shape[1],),
             kv_bytes=cache_bytes(output.past_key_values),
             # The model's own forward runs the vision tower inside, so the two cannot be told apart here.
@@ -85,7 +93,7 @@ class OriginalRunner:
         output = self.model(
             input_ids=ids_BT,
             attention_mask=state.mask,
-            position_ids=state.next_position[:, None] + torch.arange(ids_BT.shape[1], device=ids_BT.device),
+            position_ids=self.family.model_position_ids(next_positions(state.next_position, ids_BT.shape[1])),
             past_key_values=state.cache,
             use_cache=True,
         )

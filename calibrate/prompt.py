@@ -1,11 +1,11 @@
-"""A batch of prompts on the host: token ids with the image placeholders expanded, pixels, and where the visual tokens
-stand.
+"""A batch of prompts on the host: token ids with the placeholders expanded, pixels, and where the visual tokens stand.
 
 Plain NumPy, so that an engine can be driven without torch. Rows of a batch are padded on the left and have the same
 number V of visual tokens.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -17,18 +17,22 @@ class PromptBatch:
     """B prompts of one V.
 
     Args:
-        input_ids: int64 [B,S], image placeholders expanded to V tokens, padded on the left.
+        input_ids: int64 [B,S], each image or video expanded to its visual tokens, padded on the left.
         attention_mask: int64 [B,S], 1 at real tokens.
-        position_ids: int64 [B,S], the position of each token in its own full prompt (0 at padding).
+        position_ids: int64 [B,S], the position of each token in its own full prompt (0 at padding); or [B,S,4] for
+            families with three-axis rotary positions: that position, then temporal, height and width.
         visual_index: int64 [B,V], where the visual tokens stand in the sequence, ascending.
-        vision_inputs: the processor's tensors for the vision graph (for LLaVA: `pixel_values` fp32 [B,3,h,w]).
+        model_inputs: what the transformers model takes beside ids, mask and positions (for LLaVA: `pixel_values`
+            fp32 [T,3,h,w], all images of the batch in order); empty for prompts of text alone.
+        vision_inputs: what the vision graph takes; the same pixels, and the family's index tensors.
     """
 
     input_ids: np.ndarray
     attention_mask: np.ndarray
     position_ids: np.ndarray
     visual_index: np.ndarray
-    vision_inputs: dict[str, np.ndarray]
+    model_inputs: dict[str, np.ndarray] = field(default_factory=dict)
+    vision_inputs: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def num_visual(self) -> int:
@@ -37,9 +41,18 @@ class PromptBatch:
 
     @property
     def next_position(self) -> np.ndarray:
-        """int64 [B]: the position of the first generated token. Decoding goes on from the full length, whatever was
-        dropped."""
+        """int64 [B] or [B,4]: the position of the first generated token. Decoding goes on from the full length,
+        whatever was dropped; a prompt ends in text, where all axes agree on the next place."""
         return self.position_ids[:, -1] + 1
+
+    @property
+    def visual_ids(self) -> np.ndarray:
+        """int64 [B,V]: the placeholder id of each visual token, which tells images from videos."""
+        return np.take_along_axis(self.input_ids, self.visual_index, axis=1)
+
+    def token_ids(self) -> list[list[int]]:
+        """The rows without their padding."""
+        return [ids[mask == 1].tolist() for ids, mask in zip(self.input_ids, self.attention_mask, strict=True)]
 
     def after_vision(self, kept_patches: np.ndarray) -> "PromptBatch":
         """The batch without the placeholders of patches that the vision stage dropped.
@@ -62,15 +75,16 @@ class PromptBatch:
             self,
             input_ids=np.take_along_axis(self.input_ids, columns, axis=1),
             attention_mask=np.take_along_axis(self.attention_mask, columns, axis=1),
-            position_ids=np.take_along_axis(self.position_ids, columns, axis=1),
+            position_ids=self.position_ids[rows, columns],
             visual_index=np.take_along_axis(new_place, old_place, axis=1),
         )
 
 
-def batch_prompts(
-    token_ids: list[list[int]], image_token: int, pad_token: int, vision_inputs: dict[str, np.ndarray]
-) -> PromptBatch:
-    """Pad tokenised prompts (placeholders already expanded) on the left into one batch.
+def batch_prompts(token_ids: list[list[int]], visual_tokens: Collection[int], pad_token: int) -> PromptBatch:
+    """Pad tokenised prompts (placeholders already expanded) on the left into one batch, without any pixels.
+
+    Args:
+        visual_tokens: the placeholder ids that visual tokens stand for.
 
     Raises InputError where the prompts differ in their number of visual tokens.
     """
@@ -80,7 +94,7 @@ def batch_prompts(
     for row, ids in enumerate(token_ids):
         input_ids[row, length - len(ids) :] = ids
         attention_mask[row, length - len(ids) :] = 1
-    visual = (input_ids == image_token) & (attention_mask == 1)
+    visual = np.isin(input_ids, list(visual_tokens)) & (attention_mask == 1)
     counts = visual.sum(axis=1)
     if (counts != counts[0]).any():
         raise InputError(
@@ -92,34 +106,4 @@ def batch_prompts(
         attention_mask=attention_mask,
         position_ids=np.maximum(np.cumsum(attention_mask, axis=1) - 1, 0),
         visual_index=np.nonzero(visual)[1].reshape(len(token_ids), -1).astype(np.int64),
-        vision_inputs=vision_inputs,
-    )
-
-
-def stack_prompts(prompts: "list[PromptBatch]", pad_token: int) -> PromptBatch:
-    """Join prepared prompts of equal V into one batch, padded on the left; vision inputs are joined along their first
-    axis.
-
-    Raises InputError where the prompts differ in their number of visual tokens.
-    """
-    counts = sorted({prompt.num_visual for prompt in prompts})
-    if len(counts) > 1:
-        raise InputError(f"prompts of one batch have different numbers of visual tokens {counts}: group them by number")
-    length = max(prompt.input_ids.shape[1] for prompt in prompts)
-
-    def padded(name: str, value: int) -> np.ndarray:
-        rows = [getattr(prompt, name) for prompt in prompts]
-        return np.concatenate(
-            [np.pad(row, ((0, 0), (length - row.shape[1], 0)), constant_values=value) for row in rows]
-        )
-
-    return PromptBatch(
-        input_ids=padded("input_ids", pad_token),
-        attention_mask=padded("attention_mask", 0),
-        position_ids=padded("position_ids", 0),
-        visual_index=np.concatenate([prompt.visual_index + length - prompt.input_ids.shape[1] for prompt in prompts]),
-        vision_inputs={
-            name: np.concatenate([prompt.vision_inputs[name] for prompt in prompts])
-            for name in prompts[0].vision_inputs
-        },
     )

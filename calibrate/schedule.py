@@ -19,7 +19,7 @@ SCHEMA_VERSION = 1
 MAX_INT = 2**31
 """Seeds and the parts of a fraction are below: ops on every runtime take them as 32-bit integers."""
 
-VisionScore = Literal["class_attention"]
+VisionScore = Literal["class_attention", "mean_query", "key_norm", "key_diversity"]
 DropOp = Literal["select", "merge"]
 DropScore = Literal["k_norm", "text_query", "vision_saliency", "uniform", "random"]
 HeadReduction = Literal["mean_key", "mean_norm"]
@@ -47,9 +47,14 @@ class Clusters:
 
 @dataclass(frozen=True, kw_only=True)
 class VisionStage:
-    """Stage I: how many patches leave the vision tower, and by which score."""
+    """Stage I: how many visual tokens leave the vision tower, and by which score.
+
+    `class_attention` is for encoders with a class token; `mean_query`, `key_norm` and `key_diversity` exist for every
+    encoder. `seed`, in [0, 2³¹), matters to the score "random" alone.
+    """
 
     score: VisionScore | Literal["uniform", "random"] = "class_attention"
+    order: Order = "largest"
     keep: Fraction
     clusters: Clusters | None = None
     seed: int = 0
@@ -225,9 +230,11 @@ def _validate(schedule: Schedule) -> None:
     for where, stage in stages:
         _check_fraction(f"{where}.keep", stage.keep)
         check_seed(f"{where}.seed", stage.seed)
-        scores = get_args(DropScore) if isinstance(stage, Drop) else ("class_attention", "uniform", "random")
+        scores = get_args(DropScore) if isinstance(stage, Drop) else (*get_args(VisionScore), "uniform", "random")
         if stage.score not in scores:
             raise InputError(f"{where}.score: {stage.score!r} is not one of {', '.join(scores)}")
+    if schedule.vision:
+        _check_choice("vision.order", schedule.vision.order)
     clusters = schedule.vision.clusters if schedule.vision else None
     if clusters:
         _check_clusters(clusters)
@@ -245,7 +252,9 @@ def _validate(schedule: Schedule) -> None:
             raise InputError(
                 f"drops[{i}]: a merge must be the first drop and needs vision.clusters, whose labels it merges by"
             )
-        if drop.score == "vision_saliency" and (schedule.vision is None or schedule.vision.score != "class_attention"):
+        if drop.score == "vision_saliency" and (
+            schedule.vision is None or schedule.vision.score not in get_args(VisionScore)
+        ):
             raise InputError(f"drops[{i}].score: vision_saliency needs a vision stage that computes it")
 
 

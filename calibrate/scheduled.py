@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from vitcop.calibrate.original import OriginalRunner, cache_bytes, clock
+from vitcop.calibrate.original import OriginalRunner, cache_bytes, clock, next_positions
 from vitcop.calibrate.prompt import PromptBatch
+from vitcop.calibrate.recording import Recorded, recording
 from vitcop.calibrate.runner import DropTrace, Prefill
 from vitcop.calibrate.schedule import Drop, Schedule
-from vitcop.calibrate.text_query import LastQuery, recording
-from vitcop.calibrate.vision_stage import VisionCache, VisionKept, keep_patches, run_vision
+from vitcop.calibrate.vision_stage import VisionCache, VisionKept, keep_patches, rows_of, run_vision
 from vitcop.plugins import ops
 from vitcop.plugins.errors import InputError
 
@@ -46,11 +46,12 @@ class Stream:
 
     Args:
         hidden: [B,S,H].
-        positions: int64 [B,S] position ids.
+        positions: int64 [B,S] position ids, or [B,S,4] with three axes.
         mask: bool [B,S], True at real tokens.
         visual_index: int64 [B,V], where the visual tokens stand, ascending.
         saliency: fp32 [B,V] carried from stage I, or None.
         labels: int64 [B,V] clusters, or None.
+        planes: [B,V,H] each, added to the visual tokens after the first layers, the next one first (DeepStack).
     """
 
     hidden: torch.Tensor
@@ -59,6 +60,7 @@ class Stream:
     visual_index: torch.Tensor
     saliency: torch.Tensor | None
     labels: torch.Tensor | None
+    planes: tuple[torch.Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class ScheduledRunner:
         vision: VisionCache | None = None,
         on_layer: Callable[[LayerView], None] | None = None,
     ) -> None:
-        depth = family.num_layers(model.config)
+        depth = family.num_layers
         if schedule.num_layers != depth:
             raise InputError(f"the schedule is for {schedule.num_layers} decoder layers, the model has {depth}")
         self.model = model
@@ -125,7 +127,7 @@ class ScheduledRunner:
         seen = clock(device)
         stream = self._enter(batch, kept)
         cache, masks, traces = DynamicCache(), [stream.mask], []
-        last: LastQuery | None = None
+        last: Recorded | None = None
         drops = {drop.layer: drop for drop in self.schedule.drops}
         rotary, attend = self._geometry(stream)
         for i, layer in enumerate(self._decoder.layers):
@@ -140,15 +142,15 @@ class ScheduledRunner:
                 hidden = layer(
                     stream.hidden,
                     attention_mask=attend,
-                    position_ids=stream.positions,
                     position_embeddings=rotary,
                     past_key_values=cache,
                     use_cache=True,
                 )
-            stream = replace(stream, hidden=hidden)
+            stream = _next_plane(replace(stream, hidden=hidden))
             if self._on_layer is not None:
+                query_BNhD = last.queries[0][:, :, -1]
                 self._on_layer(
-                    LayerView(i, cache.layers[i].keys, last.query, stream.visual_index, stream.mask, _scale(layer))
+                    LayerView(i, cache.layers[i].keys, query_BNhD, stream.visual_index, stream.mask, _scale(layer))
                 )
         logits = self.family.lm_head(self.model)(self._decoder.norm(stream.hidden[:, -1:]))[:, -1].float().cpu().numpy()
         return Prefill(
@@ -174,8 +176,8 @@ class ScheduledRunner:
         ids_BT = torch.as_tensor(token_ids, device=self.model.device)
         hidden = self._decoder.embed_tokens(ids_BT)
         steps_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
-        positions_BT = state.next_position[:, None] + steps_T
-        rotary = self._decoder.rotary_emb(hidden, position_ids=positions_BT)
+        positions = next_positions(state.next_position, ids_BT.shape[1])
+        rotary = self._decoder.rotary_emb(hidden, position_ids=self.family.rotary_ids(positions))
         causal_BTT = (steps_T[:, None] >= steps_T).expand(len(ids_BT), -1, -1)
         attends = [
             self._as_mask(torch.cat([mask[:, None].expand(-1, len(steps_T), -1), causal_BTT], dim=2), hidden.dtype)
@@ -185,7 +187,6 @@ class ScheduledRunner:
             hidden = layer(
                 hidden,
                 attention_mask=attends[self._group_of[i]],
-                position_ids=positions_BT,
                 position_embeddings=rotary,
                 past_key_values=state.cache,
                 use_cache=True,
@@ -198,10 +199,24 @@ class ScheduledRunner:
 
     def _keep(self, batch: PromptBatch) -> VisionKept:
         def compute() -> Any:
-            return run_vision(self.model, self.family, batch.vision_inputs)
+            return run_vision(self.model, self.family, batch)
 
+        if not batch.num_visual:
+            return self._nothing(batch)
         output = self._vision.get(batch, compute) if self._vision else compute()
-        return keep_patches(output, self.schedule.vision, self.family.grid(self.model.config))
+        return keep_patches(output, self.schedule.vision)
+
+    def _nothing(self, batch: PromptBatch) -> VisionKept:
+        """What a prompt of text alone brings: no tokens, of the shapes that tokens have."""
+        weight = self._decoder.embed_tokens.weight
+        none_B0 = torch.zeros((len(batch.input_ids), 0), dtype=torch.int64, device=weight.device)
+        return VisionKept(
+            planes=(weight.new_zeros((*none_B0.shape, weight.shape[1])),) * (1 + self.family.num_planes),
+            kept_patches=none_B0,
+            scores=none_B0.float(),
+            saliency=none_B0.float(),
+            labels=none_B0,
+        )
 
     def _enter(self, batch: PromptBatch, kept: VisionKept) -> Stream:
         """Embed the prompt without the placeholders of dropped patches, and put the kept features at the others."""
@@ -209,7 +224,7 @@ class ScheduledRunner:
         device = self.model.device
         visual_index_BV = torch.as_tensor(batch.visual_index, device=device)
         embeds_BSH = self._decoder.embed_tokens(torch.as_tensor(batch.input_ids, device=device))
-        features_BVH = kept.features.to(embeds_BSH)
+        features_BVH = kept.planes[0].to(embeds_BSH)
         mask_BS = torch.as_tensor(batch.attention_mask, device=device).bool()
         positions_BS = torch.as_tensor(batch.position_ids, device=device)
         return Stream(
@@ -219,13 +234,15 @@ class ScheduledRunner:
             visual_index=visual_index_BV,
             saliency=kept.saliency,
             labels=kept.labels,
+            planes=kept.planes[1:],
         )
 
     def _positions(self, kept_BS: torch.Tensor, mask_BS: torch.Tensor) -> torch.Tensor:
         """Position ids after a drop: those that the tokens had, or renumbered where the schedule says so."""
         if self.schedule.positions == "original":
             return kept_BS
-        return (mask_BS.long().cumsum(1) - 1).clamp_min(0)
+        numbered_BS = (mask_BS.long().cumsum(1) - 1).clamp_min(0)
+        return numbered_BS if kept_BS.dim() == 2 else numbered_BS.unsqueeze(2).expand_as(kept_BS)
 
     def _geometry(self, stream: Stream) -> tuple[Any, torch.Tensor]:
         """(rotary tables, attention mask [B,1,S,S]) of a layer group: causal, no padding, and the diagonal always."""
@@ -234,7 +251,8 @@ class ScheduledRunner:
         allowed_BSS = causal_SS & stream.mask[:, None]
         # A row of padding would attend to nothing, and a softmax over nothing is NaN.
         allowed_BSS = allowed_BSS | torch.eye(length, dtype=torch.bool, device=stream.mask.device)
-        return self._decoder.rotary_emb(stream.hidden, position_ids=stream.positions), self._as_mask(
+        ids = self.family.rotary_ids(stream.positions)
+        return self._decoder.rotary_emb(stream.hidden, position_ids=ids), self._as_mask(
             allowed_BSS, stream.hidden.dtype
         )
 
@@ -245,7 +263,7 @@ class ScheduledRunner:
         return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min).unsqueeze(1)
 
     def _drop(
-        self, drop: Drop, stream: Stream, keys_BNkvSD: torch.Tensor, last: LastQuery | None
+        self, drop: Drop, stream: Stream, keys_BNkvSD: torch.Tensor, last: Recorded | None
     ) -> tuple[Stream, DropTrace]:
         """One drop point, from the keys (and the last query) of the layer before it."""
         scores_BV = self._scores(drop, stream, keys_BNkvSD, last)
@@ -269,11 +287,12 @@ class ScheduledRunner:
         mask_BS = stream.mask.gather(1, kept_positions)
         after = Stream(
             hidden=hidden_BSH,
-            positions=self._positions(stream.positions.gather(1, kept_positions), mask_BS),
+            positions=self._positions(rows_of(stream.positions, kept_positions), mask_BS),
             mask=mask_BS,
             visual_index=visual_index_BR,
             saliency=None if stream.saliency is None else stream.saliency.gather(1, kept_visual_BR),
             labels=None if stream.labels is None else stream.labels.gather(1, kept_visual_BR),
+            planes=tuple(_combine(plane, kept_visual_BR, assignment_BRV) for plane in stream.planes),
         )
         trace = DropTrace(
             kept_visual=_numpy(kept_visual_BR),
@@ -282,20 +301,43 @@ class ScheduledRunner:
         )
         return after, trace
 
-    def _scores(self, drop: Drop, stream: Stream, keys_BNkvSD: torch.Tensor, last: LastQuery | None) -> torch.Tensor:
+    def _scores(self, drop: Drop, stream: Stream, keys_BNkvSD: torch.Tensor, last: Recorded | None) -> torch.Tensor:
         """fp32 [B,V]."""
         if drop.score == "k_norm":
             return ops.knorm_scores(keys_BNkvSD, stream.visual_index, head_reduction=drop.head_reduction)
         if drop.score == "text_query":
             scale = _scale(self._decoder.layers[drop.layer - 1])
+            query_BNhD = last.queries[0][:, :, -1]
             return ops.text_query_scores(
-                last.query, keys_BNkvSD, stream.visual_index, attention_mask=stream.mask.long(), scale=scale
+                query_BNhD, keys_BNkvSD, stream.visual_index, attention_mask=stream.mask.long(), scale=scale
             )
         if drop.score == "vision_saliency":
             return stream.saliency
         if drop.score == "uniform":
             return ops.uniform_scores(stream.visual_index, keep=drop.keep)
-        return ops.random_scores(stream.positions.gather(1, stream.visual_index), seed=drop.seed)
+        positions_BV = rows_of(in_order(stream.positions), stream.visual_index)
+        return ops.random_scores(positions_BV, seed=drop.seed)
+
+
+def in_order(positions: torch.Tensor) -> torch.Tensor:
+    """int64 [B,S]: the place of each token in its full prompt, from position ids [B,S] or [B,S,4]."""
+    return positions if positions.dim() == 2 else positions[..., 0].contiguous()
+
+
+def _next_plane(stream: Stream) -> Stream:
+    """Add the next feature plane, if one is left, to the visual tokens."""
+    if not stream.planes:
+        return stream
+    first, *others = stream.planes
+    index_BVH = stream.visual_index.unsqueeze(-1).expand_as(first)
+    return replace(stream, hidden=stream.hidden.scatter_add(1, index_BVH, first.to(stream.hidden)), planes=(*others,))
+
+
+def _combine(plane_BVH: torch.Tensor, kept_BR: torch.Tensor, assignment_BRV: torch.Tensor | None) -> torch.Tensor:
+    """A plane after a drop: a merge combines it as it combined the hidden states that it will be added to."""
+    if assignment_BRV is None:
+        return rows_of(plane_BVH, kept_BR)
+    return torch.matmul(assignment_BRV, plane_BVH.float()).to(plane_BVH.dtype)
 
 
 def _scale(layer: Any) -> float | None:

@@ -102,7 +102,7 @@ class _Search:
         self.evaluator = Evaluator(
             model, processor, self.family, eos_ids=checkpoint.eos_ids, base=self.base, settings=settings, store=store
         )
-        self.num_layers = self.family.num_layers(model.config)
+        self.num_layers = self.family.num_layers
         self.shape = DecoderShape.from_config(model.config)
         self.num_visual = 0
         self.text_tokens = 0

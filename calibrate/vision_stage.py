@@ -1,6 +1,10 @@
-"""Stage I: run the vision tower, score its patches, keep some, and cluster the kept ones.
+"""Stage I: run the vision tower, score the visual tokens, keep some, and cluster the kept ones.
 
-Shape letters: B batch, N patches, K kept patches, H hidden, Nh vision heads, D head dim, Dv = Nh·D.
+Scores are of the encoder layer that feeds the projector, patch by patch; a token that stands for several patches has
+their mean.
+
+Shape letters: B batch, V visual tokens, M patches behind a token, P patches, K kept tokens, H hidden, Nh vision heads,
+D head dim.
 """
 
 from collections.abc import Callable
@@ -9,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from vitcop.calibrate.families.layout import GRID, GROUP, PATCHES
 from vitcop.calibrate.prompt import PromptBatch
+from vitcop.calibrate.recording import recording
 from vitcop.calibrate.schedule import Clusters, VisionStage
 from vitcop.plugins import ops
 
@@ -22,21 +28,29 @@ class VisionOutput:
     """What the vision tower gives, before anything is dropped.
 
     Args:
-        features: [B,N,H], as the projector leaves them.
-        q_cls: [B,Nh,D], query of the class token in the layer whose output the projector reads.
-        keys: [B,Nh,1+N,D], keys of that layer, class token first.
+        planes: [B,V,H] each: the features that enter the language model, then those that its first layers add
+            (DeepStack).
+        queries, keys: [P,Nh,D] of each patch in the layer that the scores read.
+        class_scores: fp32 [P], attention of the class token to each patch of its tile; None without a class token.
         scale: of the attention logits of that layer.
+        patches: int64 [B,V,M], the patches behind each token.
+        grid: fp32 [B,V,2], place of each token in its tile.
+        group: int64 [B,V], tile or frame of each token.
     """
 
-    features: torch.Tensor
-    q_cls: torch.Tensor
+    planes: tuple[torch.Tensor, ...]
+    queries: torch.Tensor
     keys: torch.Tensor
+    class_scores: torch.Tensor | None
     scale: float
+    patches: torch.Tensor
+    grid: torch.Tensor
+    group: torch.Tensor
 
     @property
     def num_bytes(self) -> int:
         """Memory that it holds."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in (self.features, self.q_cls, self.keys))
+        return sum(tensor.numel() * tensor.element_size() for tensor in (*self.planes, self.queries, self.keys))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,14 +58,15 @@ class VisionKept:
     """What enters the language model.
 
     Args:
-        features: [B,K,H].
-        kept_patches: int64 [B,K], ascending.
-        scores: fp32 [B,N] by which they were kept; None where all were.
-        saliency: fp32 [B,K], the class token's attention, carried along for later drops; None where not computed.
+        planes: [B,K,H] each.
+        kept_patches: int64 [B,K], ascending indices into the V visual tokens.
+        scores: fp32 [B,V] by which they were kept; None where all were.
+        saliency: fp32 [B,K], the same of the kept, carried along for later drops; None for scores that tell nothing
+            (uniform, random).
         labels: int64 [B,K] cluster of each; None without clusters.
     """
 
-    features: torch.Tensor
+    planes: tuple[torch.Tensor, ...]
     kept_patches: torch.Tensor
     scores: torch.Tensor | None = None
     saliency: torch.Tensor | None = None
@@ -59,71 +74,97 @@ class VisionKept:
 
 
 @torch.inference_mode()
-def run_vision(model: Any, family: "Family", vision_inputs: dict[str, Any]) -> VisionOutput:
-    """The model's own vision tower and projector, with query and keys taken from the projections of one layer by
-    hooks."""
+def run_vision(model: Any, family: "Family", batch: PromptBatch) -> VisionOutput:
+    """The model's own vision tower and projector, with queries and keys recorded in one layer."""
     attention = family.vision_attention(model)
-    grabbed: dict[str, torch.Tensor] = {}
-    hooks = [
-        getattr(attention, name).register_forward_hook(
-            lambda _module, _inputs, output, name=name: grabbed.__setitem__(name, output)
-        )
-        for name in ("q_proj", "k_proj")
-    ]
-    try:
-        pixels = torch.as_tensor(vision_inputs["pixel_values"])
-        weight = attention.k_proj.weight
-        features_BNH = family.visual_features(model, pixels.to(device=weight.device, dtype=weight.dtype))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    q_BTNhD, k_BTNhD = (grabbed[name].unflatten(-1, (attention.num_heads, -1)) for name in ("q_proj", "k_proj"))
+    device, dtype = model.device, model.dtype
+    inputs = {name: _tensor(array, device, dtype) for name, array in batch.model_inputs.items()}
+    tables = {name: torch.as_tensor(array, device=device) for name, array in batch.vision_inputs.items()}
+    with recording(attention) as seen:
+        kinds = family.visual_features(model, inputs)
+    scale = seen.queries[0].shape[-1] ** -0.5 if seen.scale is None else float(seen.scale)
+    class_scores = None
+    if family.class_token:
+        calls = zip(seen.queries, seen.keys, strict=True)
+        class_scores = torch.cat([ops.vision_saliency(q[:, :, 0], k, scale=scale).flatten() for q, k in calls])
     return VisionOutput(
-        features=features_BNH, q_cls=q_BTNhD[:, 0], keys=k_BTNhD.transpose(1, 2), scale=float(q_BTNhD.shape[-1]) ** -0.5
+        planes=_spread(kinds, family, torch.as_tensor(batch.visual_ids, device=device)),
+        queries=family.patch_vectors(seen.queries, tables),
+        keys=family.patch_vectors(seen.keys, tables),
+        class_scores=class_scores,
+        scale=scale,
+        patches=tables[PATCHES],
+        grid=tables[GRID],
+        group=tables[GROUP],
     )
 
 
-def keep_patches(output: VisionOutput, stage: VisionStage | None, grid: tuple[int, int]) -> VisionKept:
-    """Apply stage I of a schedule; None keeps every patch.
-
-    Args:
-        grid: (rows, columns) of the patches of one image.
-    """
-    batch, num_patches = output.features.shape[:2]
-    patches_BN = torch.arange(num_patches, device=output.features.device).expand(batch, -1).contiguous()
+def keep_patches(output: VisionOutput, stage: VisionStage | None) -> VisionKept:
+    """Apply stage I of a schedule; None keeps every token."""
+    batch, num_visual = output.planes[0].shape[:2]
+    tokens_BV = torch.arange(num_visual, device=output.planes[0].device).expand(batch, -1).contiguous()
     if stage is None:
-        return VisionKept(features=output.features, kept_patches=patches_BN)
-    saliency_BN = None
-    if stage.score == "class_attention":
-        scores_BN = saliency_BN = ops.vision_saliency(output.q_cls, output.keys, scale=output.scale)
+        return VisionKept(planes=output.planes, kept_patches=tokens_BV)
+    told = stage.score not in ("uniform", "random")
+    if told:
+        scores_BV = vision_scores(output, stage.score)
     elif stage.score == "uniform":
-        scores_BN = ops.uniform_scores(patches_BN, keep=stage.keep)
+        scores_BV = ops.uniform_scores(tokens_BV, keep=stage.keep)
     else:
-        scores_BN = ops.random_scores(patches_BN, seed=stage.seed)
-    kept_BK = ops.score_select(scores_BN, patches_BN, num_patches, keep=stage.keep, order="largest")[2]
+        scores_BV = ops.random_scores(tokens_BV, seed=stage.seed)
+    kept_BK = ops.score_select(scores_BV, tokens_BV, num_visual, keep=stage.keep, order=stage.order)[2]
     return VisionKept(
-        features=output.features.gather(1, kept_BK.unsqueeze(-1).expand(-1, -1, output.features.shape[-1])),
+        planes=tuple(rows_of(plane, kept_BK) for plane in output.planes),
         kept_patches=kept_BK,
-        scores=scores_BN,
-        saliency=None if saliency_BN is None else saliency_BN.gather(1, kept_BK),
-        labels=None if stage.clusters is None else _cluster(output, kept_BK, stage.clusters, grid),
+        scores=scores_BV,
+        saliency=scores_BV.gather(1, kept_BK) if told else None,
+        labels=None if stage.clusters is None else _cluster(output, kept_BK, stage.clusters),
     )
 
 
-def _cluster(output: VisionOutput, kept_BK: torch.Tensor, clusters: Clusters, grid: tuple[int, int]) -> torch.Tensor:
-    """Cluster labels int64 [B,K] of the kept patches, by their keys (all heads side by side) and grid places."""
-    keys_BNDv = output.keys[:, :, 1:].transpose(1, 2).flatten(2)
-    rows, columns = grid
-    places_BK2 = torch.stack(
-        (
-            torch.div(kept_BK % (rows * columns), columns, rounding_mode="floor").float() / rows,
-            (kept_BK % columns).float() / columns,
-        ),
-        dim=-1,
-    )
+def vision_scores(output: VisionOutput, score: str) -> torch.Tensor:
+    """fp32 [B,V]: one of the scores of a vision stage, for every visual token.
+
+    class_attention: attention of the class token of the token's tile. The others need no class token and look at all
+    visual patches of the prompt at once: mean_query, attention of the mean query to each patch; key_norm, the mean of
+    the heads' key norms; key_diversity, one minus the mean cosine of the token's key to the keys of all tokens.
+    """
+    if score == "class_attention":
+        return output.class_scores[output.patches].mean(dim=2)
+    if score == "key_diversity":
+        unit_BVD = torch.nn.functional.normalize(_token_keys(output), dim=2)
+        return 1 - (unit_BVD * unit_BVD.mean(dim=1, keepdim=True)).sum(dim=2)
+    batch, num_visual, num_patches = output.patches.shape
+    flat_BP = output.patches.flatten(1)
+    keys_BNhPD = output.keys[flat_BP].float().transpose(1, 2)
+    every_BP = torch.arange(flat_BP.shape[1], device=flat_BP.device).expand(batch, -1).contiguous()
+    if score == "key_norm":
+        scores_BP = ops.knorm_scores(keys_BNhPD, every_BP, head_reduction="mean_norm")
+    else:
+        assert score == "mean_query", score
+        query_BNhD = output.queries[flat_BP].float().mean(dim=1)
+        scores_BP = ops.text_query_scores(
+            query_BNhD, keys_BNhPD, every_BP, attention_mask=torch.ones_like(every_BP), scale=output.scale
+        )
+    return scores_BP.view(batch, num_visual, num_patches).mean(dim=2)
+
+
+def rows_of(rows_BVX: torch.Tensor, index_BK: torch.Tensor) -> torch.Tensor:
+    """[B,V,…], [B,K] -> [B,K,…]."""
+    return rows_BVX[torch.arange(len(index_BK), device=index_BK.device)[:, None], index_BK]
+
+
+def _token_keys(output: VisionOutput) -> torch.Tensor:
+    """fp32 [B,V,Nh·D]: key of each token, all heads side by side."""
+    return output.keys[output.patches].float().mean(dim=2).flatten(2)
+
+
+def _cluster(output: VisionOutput, kept_BK: torch.Tensor, clusters: Clusters) -> torch.Tensor:
+    """Cluster labels int64 [B,K] of the kept tokens, by their keys and their places in their tiles."""
     return ops.density_peak_clusters(
-        keys_BNDv.gather(1, kept_BK.unsqueeze(-1).expand(-1, -1, keys_BNDv.shape[-1])),
-        places_BK2,
+        rows_of(_token_keys(output), kept_BK),
+        rows_of(output.grid, kept_BK),
+        group_ids=rows_of(output.group, kept_BK),
         centers=clusters.centers,
         # Unused where the quantile decides, but the op wants a number.
         cutoff_distance=8.0 if clusters.cutoff_distance is None else clusters.cutoff_distance,
@@ -132,11 +173,31 @@ def _cluster(output: VisionOutput, kept_BK: torch.Tensor, clusters: Clusters, gr
     )
 
 
+def _spread(kinds: list[list[torch.Tensor]], family: "Family", ids_BV: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Give each placeholder its features, in the order in which they stand."""
+    planes = []
+    for plane in range(1 + family.num_planes):
+        first = kinds[0][plane]
+        filled = first.new_zeros((*ids_BV.shape, first.shape[-1]))
+        for token, features in zip(_present(family, ids_BV), kinds, strict=True):
+            filled[ids_BV == token] = features[plane]
+        planes.append(filled)
+    return tuple(planes)
+
+
+def _present(family: "Family", ids_BV: torch.Tensor) -> list[int]:
+    return [token for token in family.visual_tokens if bool((ids_BV == token).any())]
+
+
+def _tensor(array: Any, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    return torch.as_tensor(array, device=device, dtype=dtype if array.dtype.kind == "f" else None)
+
+
 class VisionCache:
     """Remembers the vision output of batches, so that many schedules tried on one sample set run the tower once for
     each batch.
 
-    A batch is known by its pixel array (the object, which is kept alive here). Once `limit_bytes` are held, further
+    A batch is known by its model inputs (the object, which is kept alive here). Once `limit_bytes` are held, further
     batches are computed anew each time.
     """
 
@@ -147,12 +208,12 @@ class VisionCache:
 
     def get(self, batch: PromptBatch, compute: Callable[[], VisionOutput]) -> VisionOutput:
         """The output for this batch, computed by `compute` the first time."""
-        pixels = batch.vision_inputs["pixel_values"]
-        held = self._held.get(id(pixels))
-        if held is not None and held[0] is pixels:
+        inputs = batch.model_inputs
+        held = self._held.get(id(inputs))
+        if held is not None and held[0] is inputs:
             return held[1]
         output = compute()
         if self.num_bytes + output.num_bytes <= self.limit_bytes:
-            self._held[id(pixels)] = (pixels, output)
+            self._held[id(inputs)] = (inputs, output)
             self.num_bytes += output.num_bytes
         return output

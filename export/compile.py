@@ -13,7 +13,7 @@ from vitcop.calibrate.progress import NoProgress, Progress
 from vitcop.calibrate.schedule import Schedule
 from vitcop.export.bundle import architecture_of, copy_processor_files, write_bundle, writing_bundle
 from vitcop.export.bundle.hashing import hash_in_background
-from vitcop.export.capture import TokenGraph, capture_decode, capture_prefill, capture_vision
+from vitcop.export.capture import TokenGraph, capture_decode, capture_prefill, capture_vision, example_tables
 from vitcop.export.capture.paths import module_paths
 from vitcop.export.capture.skeleton import Skeleton, load_skeleton
 from vitcop.export.lower import lower
@@ -91,7 +91,7 @@ def check_schedule(schedule: Schedule, checkpoint: Checkpoint, skeleton: Skeleto
         raise InputError(
             f"{checkpoint.path}: bfloat16 weights run on no target of this version; convert them to float16"
         )
-    layers = skeleton.family.num_layers(skeleton.model.config)
+    layers = skeleton.family.num_layers
     if schedule.num_layers != layers:
         raise InputError(
             f"the schedule is for {schedule.num_layers} layers, {checkpoint.path} has {layers}: calibrate this model"
@@ -100,6 +100,11 @@ def check_schedule(schedule: Schedule, checkpoint: Checkpoint, skeleton: Skeleto
         raise InputError(
             f"the schedule is for model {schedule.model_id!r} (config {schedule.config_hash[:12]}), {checkpoint.path} "
             f"has config {checkpoint.config_hash[:12]}: calibrate for this model"
+        )
+    if schedule.vision and schedule.vision.score not in (*skeleton.family.vision_scores, "uniform", "random"):
+        raise InputError(
+            f"vision score {schedule.vision.score!r} does not exist for family {skeleton.family.name}; it has "
+            f"{', '.join(skeleton.family.vision_scores)}"
         )
     if schedule.positions != "original":
         raise InputError(
@@ -110,15 +115,16 @@ def check_schedule(schedule: Schedule, checkpoint: Checkpoint, skeleton: Skeleto
 def _captures(skeleton: Skeleton, schedule: Schedule) -> dict[str, Callable[[], TokenGraph]]:
     """The three graphs by name, each captured and rewritten when it is called for."""
     model, family = skeleton.model, skeleton.family
-    paths, grid = module_paths(model, family), family.grid(model.config)
-    num_visual = schedule.vision_count(grid[0] * grid[1])
+    paths = module_paths(model, family)
+    num_visual = schedule.vision_count(family.num_visual)
     schedule = whole_counts(schedule, num_visual)
     least = least_visual_count(schedule)
 
     def vision() -> TokenGraph:
         with skeleton.mode:
-            graph = capture_vision(model, family)
-        return Sequence(*[VisionStagePass(schedule, paths, grid)] if schedule.vision else [])(graph)
+            graph, scale = capture_vision(model, family, watched=schedule.vision is not None)
+            tables = example_tables(schedule, family)
+        return Sequence(*[VisionStagePass(schedule, tables, scale)] if schedule.vision else [])(graph)
 
     def prefill() -> TokenGraph:
         with skeleton.mode:

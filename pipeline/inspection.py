@@ -135,7 +135,7 @@ def _inspect_bundle(path: Path) -> Inspection:
     rows = [
         ("model", f"{manifest.model_id} ({manifest.family}, config {manifest.config_hash[:12]})"),
         ("layers", str(shape.num_layers)),
-        ("visual tokens", f"{shape.num_visual} an image ({shape.grid[0]} × {shape.grid[1]})"),
+        ("visual tokens", f"{shape.num_visual} an image of the encoder's own size"),
         ("computes in", shape.dtype),
         ("weights", f"{manifest.weights.mode}, {size_text(facts['weights']['bytes'])} in {bundle.weights_folder}"),
         ("engines", ", ".join(engines) or "none built"),
@@ -148,24 +148,21 @@ def _inspect_model(path: Path) -> Inspection:
     from typing import get_args
 
     from vitcop.calibrate.checkpoint import Checkpoint
-    from vitcop.calibrate.schedule import DropScore, VisionScore
-    from vitcop.pipeline.preflight import config_view, family_of_config, model_shape
+    from vitcop.calibrate.schedule import DropScore
+    from vitcop.pipeline.preflight import family_in
 
     checkpoint = Checkpoint.open(path)
-    num_layers, num_visual = model_shape(checkpoint)
-    family = family_of_config(checkpoint)
-    rows, columns = family.grid(config_view(checkpoint.config))
+    family = family_in(path)
     size = sum((path / shard).stat().st_size for shard in checkpoint.shards)
-    scores = {"vision": [*get_args(VisionScore), "uniform", "random"], "drops": list(get_args(DropScore))}
+    scores = {"vision": [*family.vision_scores, "uniform", "random"], "drops": list(get_args(DropScore))}
     facts = {
         "kind": "model",
         "path": str(path),
         "model_id": checkpoint.model_id,
         "config_hash": checkpoint.config_hash,
         "family": family.name,
-        "num_layers": num_layers,
-        "visual_tokens": num_visual,
-        "grid": [rows, columns],
+        "num_layers": family.num_layers,
+        "visual_tokens": family.num_visual,
         "scores": scores,
         "weight_bytes": size,
         "shards": list(checkpoint.shards),
@@ -173,8 +170,8 @@ def _inspect_model(path: Path) -> Inspection:
     lines = [
         ("family", f"{family.name} ({', '.join(checkpoint.config.get('architectures', []))})"),
         ("config", checkpoint.config_hash[:12]),
-        ("layers", str(num_layers)),
-        ("visual tokens", f"{num_visual} an image ({rows} × {columns})"),
+        ("layers", str(family.num_layers)),
+        ("visual tokens", f"{family.num_visual} an image of the encoder's own size"),
         ("vision scores", ", ".join(scores["vision"])),
         ("drop scores", ", ".join(scores["drops"])),
         (

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vitcop.pipeline.digests import Digests, digest_of
 from vitcop.pipeline.recipe import Recipe
@@ -12,6 +11,7 @@ from vitcop.plugins.errors import InputError
 
 if TYPE_CHECKING:
     from vitcop.calibrate.checkpoint import Checkpoint
+    from vitcop.calibrate.families import Family
     from vitcop.calibrate.samples import Sample
     from vitcop.calibrate.schedule import Schedule
 
@@ -124,27 +124,14 @@ def check_schedule(schedule: "Schedule", checkpoint: "Checkpoint", *, source: st
 
 
 def model_shape(checkpoint: "Checkpoint") -> tuple[int, int]:
-    """(decoder layers, visual tokens of one image) of a checkpoint, read from its config alone."""
-    config = config_view(checkpoint.config)
-    try:
-        family = family_of_config(checkpoint)
-        rows, columns = family.grid(config)
-        return family.num_layers(config), rows * columns
-    except AttributeError as error:
-        raise InputError(f"{checkpoint.path}: config.json lacks {error.name!r}, which vitcop needs") from None
+    """(decoder layers, visual tokens of one image of the encoder's own size), read from the config alone."""
+    family = family_in(checkpoint.path)
+    return family.num_layers, family.num_visual
 
 
-def family_of_config(checkpoint: "Checkpoint") -> Any:
-    """The model family of a checkpoint."""
+def family_in(folder: Path) -> "Family":
+    """The model family of a model folder or bundle, from its config.json."""
     from vitcop.calibrate.families import family_of
+    from vitcop.calibrate.loading import load_config
 
-    return family_of(config_view(checkpoint.config))
-
-
-def config_view(value: Any) -> Any:
-    """config.json with attribute access, as families read it; spares the import of transformers."""
-    return (
-        SimpleNamespace(**{str(key): config_view(item) for key, item in value.items()})
-        if isinstance(value, dict)
-        else value
-    )
+    return family_of(load_config(folder))

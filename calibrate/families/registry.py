@@ -6,7 +6,7 @@ from vitcop.calibrate.families.base import Family
 from vitcop.calibrate.families.llava import LlavaFamily
 from vitcop.plugins.errors import InputError
 
-_FAMILIES: tuple[Family, ...] = (LlavaFamily(),)
+_FAMILIES: tuple[type[Family], ...] = (LlavaFamily,)
 
 
 def supported_architectures() -> tuple[str, ...]:
@@ -15,12 +15,12 @@ def supported_architectures() -> tuple[str, ...]:
 
 
 def family_of(config: Any) -> Family:
-    """The family of a transformers config. Raises InputError that names what was found and what is supported."""
+    """The family of a transformers config, bound to it. Raises InputError that names what was found and what is
+    supported."""
     found = list(getattr(config, "architectures", None) or [])
     for family in _FAMILIES:
         if set(found) & set(family.architectures):
-            family.check(config)
-            return family
+            return family(config)
     raise InputError(
         f"architecture {', '.join(found) or 'unknown'} is not supported; supported: "
         f"{', '.join(supported_architectures())}"

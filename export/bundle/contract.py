@@ -1,19 +1,22 @@
 """The graph contract: names, types and shapes of every graph's inputs and outputs, as they follow from a schedule.
 
-Axis names: B batch, S sequence after the vision stage, V visual tokens after the vision stage, K kept visual tokens,
+Axis names: B batch, V0 and V visual tokens before and after the vision stage, S sequence after it, K kept ones,
 S_g and P_g present and past KV length of layer group g. An axis written as a number is fixed.
 """
 
 from dataclasses import dataclass
 
+from vitcop.calibrate.families.layout import GRID, GROUP, PATCHES
 from vitcop.calibrate.schedule import Schedule
+from vitcop.export.bundle.architecture import Architecture
 
 GRAPHS = ("vision", "prefill", "decode")
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output: `kind` is "int64" or "float" (of any float type), `axes` are names for people."""
+    """One input or output: `kind` is "int64", "float" (of any float type) or "float32"; `axes` are names for people, or
+    numbers where the size is fixed."""
 
     name: str
     kind: str
@@ -48,14 +51,32 @@ def group_of_layer(schedule: Schedule) -> tuple[int, ...]:
     return tuple(group for group, layers in enumerate(schedule.groups) for _ in layers)
 
 
-def graph_contract(schedule: Schedule) -> dict[str, GraphSpec]:
-    """What "vision", "prefill" and "decode" take and give under a schedule."""
+def plane_names(num_planes: int) -> tuple[str, ...]:
+    """Names of the feature planes: `visual_features`, and `deepstack_i` for each further one."""
+    return ("visual_features", *(f"deepstack_{i}" for i in range(num_planes)))
+
+
+def score_inputs(schedule: Schedule, patches_per_token: int) -> tuple[TensorSpec, ...]:
+    """What a vision stage reads beside the family's own inputs: the patches behind each token for its score, and their
+    places for its clusters."""
+    if schedule.vision is None:
+        return ()
+    patches = TensorSpec(PATCHES, "int64", ("B", "V0", str(patches_per_token)))
+    places = (TensorSpec(GRID, "float32", ("B", "V0", "2")), TensorSpec(GROUP, "int64", ("B", "V0")))
+    labels = needs_labels(schedule)
+    scored = labels or schedule.vision.score not in ("uniform", "random")
+    return (patches,) * scored + places * labels
+
+
+def graph_contract(schedule: Schedule, facts: Architecture) -> dict[str, GraphSpec]:
+    """What "vision", "prefill" and "decode" of a model take and give under a schedule."""
     groups = group_of_layer(schedule)
     carried = [
         TensorSpec(name, "float" if name == "vision_saliency" else "int64", ("B", "V"))
         for name in carried_tensors(schedule)
     ]
-    features = TensorSpec("visual_features", "float", ("B", "V", "H"))
+    planes = [TensorSpec(name, "float", ("B", "V", "H")) for name in plane_names(facts.num_planes)]
+    positions = () if facts.position_axes == 1 else ("4",)
     kept = [TensorSpec("kept_patches", "int64", ("B", "V"))] if schedule.vision else []
     logits = TensorSpec("logits", "float", ("B", "1", "vocab"))
 
@@ -67,15 +88,21 @@ def graph_contract(schedule: Schedule) -> dict[str, GraphSpec]:
     masks = [
         TensorSpec(f"attention_mask_{group}", "int64", ("B", f"P_{group}+1")) for group in range(len(schedule.groups))
     ]
+    # V is what leaves the vision stage; what enters it has more.
+    own = [
+        TensorSpec(record.name, record.kind, tuple("V0" if axis == "V" else axis for axis in record.axes))
+        for record in facts.vision_inputs
+    ]
     return {
-        "vision": GraphSpec((TensorSpec("pixel_values", "float", ("B", "3", "h", "w")),), (features, *kept, *carried)),
+        "vision": GraphSpec((*own, *score_inputs(schedule, facts.patches_per_token)), (*planes, *kept, *carried)),
         "prefill": GraphSpec(
             (
                 TensorSpec("input_ids", "int64", ("B", "S")),
                 TensorSpec("attention_mask", "int64", ("B", "S")),
-                TensorSpec("position_ids", "int64", ("B", "S")),
-                features,
+                TensorSpec("position_ids", "int64", ("B", "S", *positions)),
+                planes[0],
                 TensorSpec("visual_index", "int64", ("B", "V")),
+                *planes[1:],
                 *carried,
             ),
             tuple(prefill_out),
@@ -83,7 +110,7 @@ def graph_contract(schedule: Schedule) -> dict[str, GraphSpec]:
         "decode": GraphSpec(
             (
                 TensorSpec("input_ids", "int64", ("B", "1")),
-                TensorSpec("position_ids", "int64", ("B", "1")),
+                TensorSpec("position_ids", "int64", ("B", "1", *positions)),
                 *masks,
                 *_cache("past", groups, "P"),
             ),

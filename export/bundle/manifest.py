@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_args, get_origin, get_type_hints
 
 from vitcop.calibrate.schedule import Schedule
-from vitcop.export.bundle.architecture import DTYPES, Architecture
+from vitcop.export.bundle.architecture import DTYPES, INPUT_KINDS, Architecture
 from vitcop.export.bundle.hashing import check_file_name, sha256_of_json
 from vitcop.plugins.errors import InputError
 
@@ -167,12 +167,24 @@ def _check(manifest: Manifest, source: str) -> None:
     facts = manifest.architecture
     if facts.dtype not in DTYPES:
         raise InputError(f"{source}: architecture.dtype: {facts.dtype!r} is not one of {', '.join(DTYPES)}")
-    for name in ("num_layers", "num_visual", "hidden_size", "num_kv_heads", "head_dim", "vocab_size"):
+    for name in (
+        "num_layers",
+        "num_visual",
+        "hidden_size",
+        "num_kv_heads",
+        "head_dim",
+        "vocab_size",
+        "patches_per_token",
+    ):
         if getattr(facts, name) < 1:
             raise InputError(
                 f"{source}: architecture.{name}: expected a positive integer, found {getattr(facts, name)}"
             )
-    if len(facts.grid) != 2 or facts.grid[0] * facts.grid[1] != facts.num_visual:
-        raise InputError(
-            f"{source}: architecture.grid: {list(facts.grid)} does not make {facts.num_visual} visual tokens"
-        )
+    if facts.position_axes not in (1, 3):
+        raise InputError(f"{source}: architecture.position_axes: {facts.position_axes} is not 1 or 3")
+    for record in facts.vision_inputs:
+        if record.kind not in INPUT_KINDS:
+            raise InputError(
+                f"{source}: architecture.vision_inputs: {record.name!r} is of kind {record.kind!r}, not one of "
+                f"{', '.join(INPUT_KINDS)}"
+            )

@@ -3,6 +3,9 @@
 The names of inputs and outputs are part of the product: runners and plugins rely on them.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,10 +13,16 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from vitcop.calibrate.families import Family
+from vitcop.calibrate.families.base import InputSpec
+from vitcop.calibrate.schedule import Schedule
+from vitcop.export.bundle.contract import plane_names, score_inputs
 from vitcop.export.capture.attention import onnx_attention
 from vitcop.export.capture.token_graph import GraphInput, TokenGraph, flat_module, trace
 
 _EXAMPLE_BATCH, _EXAMPLE_TEXT, _EXAMPLE_PAST = 2, 24, 40
+_AXIS_NAMES = {"B": "batch", "V": "visual", "T": "tiles"}
+# Sizes that differ from each other and from what models have, so that no two axes are taken for one.
+_EXAMPLE_SIZES = {"B": _EXAMPLE_BATCH, "V": 14, "T": 3, "units": 10, "images": 3, "slots": 5, "windows": 6}
 
 
 class _KeyValues:
@@ -51,7 +60,11 @@ class _Graph(nn.Module):
     def decoder(self, hidden: Tensor, mask: Tensor, position_ids: Tensor, cache: _KeyValues) -> dict[str, Tensor]:
         """Run the decoder stack; only the last position is turned into logits."""
         output = self.family.language_model(self.model)(
-            inputs_embeds=hidden, attention_mask=mask, position_ids=position_ids, past_key_values=cache, use_cache=True
+            inputs_embeds=hidden,
+            attention_mask=mask,
+            position_ids=self.family.rotary_ids(position_ids),
+            past_key_values=cache,
+            use_cache=True,
         )
         results = {"logits": self.family.lm_head(self.model)(output.last_hidden_state[:, -1:])}
         for layer, (keys, values) in enumerate(cache.present):
@@ -60,8 +73,25 @@ class _Graph(nn.Module):
 
 
 class _Vision(_Graph):
-    def run(self, pixel_values: Tensor) -> dict[str, Tensor]:
-        return {"visual_features": self.family.visual_features(self.model, pixel_values)}
+    def __init__(self, watched: bool, scales: list[float], *args: Any) -> None:
+        super().__init__(*args)
+        self.watched, self.scales = watched, scales
+
+    def run(self, **inputs: Tensor) -> dict[str, Tensor]:
+        seen = self.family.encode(self.model, inputs)
+        self.scales.append(seen.scale)
+        planes = self.family.assemble(self.model, seen.rows, inputs)
+        outputs = dict(zip(plane_names(self.family.num_planes), planes, strict=True))
+        if not self.watched:
+            return outputs
+        # What the scores of a vision stage read; VisionStagePass takes these outputs away again.
+        watched = {
+            "patch_queries": seen.queries,
+            "patch_keys": seen.keys,
+            "class_query": seen.class_query,
+            "class_keys": seen.class_keys,
+        }
+        return outputs | {name: value for name, value in watched.items() if value is not None}
 
 
 class _Prefill(_Graph):
@@ -72,6 +102,7 @@ class _Prefill(_Graph):
         position_ids: Tensor,
         visual_features: Tensor,
         visual_index: Tensor,
+        **planes: Tensor,
     ) -> dict[str, Tensor]:
         embedded = self.family.language_model(self.model).embed_tokens(input_ids)
         index = visual_index.unsqueeze(2).expand(-1, -1, embedded.shape[2])
@@ -83,7 +114,24 @@ class _Prefill(_Graph):
         diagonal = order.unsqueeze(0) == order.unsqueeze(1)
         real = attention_mask.to(torch.bool).unsqueeze(1).unsqueeze(1)
         mask = torch.logical_or(torch.logical_and(causal, real), diagonal)
-        return self.decoder(hidden, mask, position_ids, _KeyValues())
+        with self._adding(list(planes.values()), index):
+            return self.decoder(hidden, mask, position_ids, _KeyValues())
+
+    @contextmanager
+    def _adding(self, planes: list[Tensor], index: Tensor) -> Iterator[None]:
+        """Let the first layers add their feature plane to the visual tokens (DeepStack), by index instead of by a mask,
+        which torch.export could not trace."""
+
+        def add(plane: Tensor) -> Callable[..., Tensor]:
+            return lambda layer, args, output: output.scatter_add(1, index, plane.to(output.dtype))
+
+        layers = self.family.language_model(self.model).layers
+        hooks = [layers[i].register_forward_hook(add(plane)) for i, plane in enumerate(planes)]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
 
 class _Decode(_Graph):
@@ -96,10 +144,46 @@ class _Decode(_Graph):
         return self.decoder(hidden, mask, position_ids, _KeyValues(pairs))
 
 
-def capture_vision(model: nn.Module, family: Family) -> TokenGraph:
-    """`pixel_values [B,3,h,w]` -> `visual_features [B,N,H]`: vision tower and projector."""
-    pixels = torch.zeros(_EXAMPLE_BATCH, *family.vision_shape(model.config), dtype=model.dtype)
-    return _capture(_Vision, model, family, {"pixel_values": GraphInput(pixels, {0: "batch"})}, {})
+def capture_vision(model: nn.Module, family: Family, *, watched: bool) -> tuple[TokenGraph, float]:
+    """The family's encoder and token inputs -> `visual_features [B,V,H]` (and `deepstack_i`): vision tower and
+    projector.
+
+    Args:
+        watched: add the outputs `patch_queries`, `patch_keys` and, with a class token, `class_query` and `class_keys`,
+            from which a vision stage is made.
+
+    Returns the graph and the scale of the attention logits of the watched layer.
+    """
+    specs = family.encoder_inputs() | family.token_inputs()
+    inputs = {name: example_input(spec, model.dtype) for name, spec in specs.items()}
+    scales: list[float] = []
+    graph = _capture(partial(_Vision, watched, scales), model, family, inputs, {})
+    return graph, scales[0]
+
+
+def example_tables(schedule: Schedule, family: Family) -> dict[str, GraphInput]:
+    """Examples of what score and clusters of a vision stage read."""
+    specs = score_inputs(schedule, family.patches_per_token)
+    return {
+        spec.name: example_input(
+            InputSpec(spec.kind, tuple(int(axis) if axis.isdigit() else axis.rstrip("0") for axis in spec.axes)),
+            torch.float32,
+        )
+        for spec in specs
+    }
+
+
+def example_input(spec: InputSpec, dtype: torch.dtype) -> GraphInput:
+    """An example of a vision graph's input; every axis that varies is dynamic."""
+    sizes = [size if isinstance(size, int) else _EXAMPLE_SIZES[size] for size in spec.axes]
+    kind = {"int64": torch.int64, "float": dtype, "float32": torch.float32}[spec.kind]
+    axes = {i: axis_name(size) for i, size in enumerate(spec.axes) if isinstance(size, str)}
+    return GraphInput(torch.zeros(sizes, dtype=kind), axes)
+
+
+def axis_name(letter: str) -> str:
+    """Name in the graph of an axis that a family writes as a letter."""
+    return _AXIS_NAMES.get(letter, letter)
 
 
 def capture_prefill(model: nn.Module, family: Family, *, num_visual: int, min_visual: int = 2) -> TokenGraph:
@@ -109,19 +193,19 @@ def capture_prefill(model: nn.Module, family: Family, *, num_visual: int, min_vi
         num_visual: visual tokens of the example; the axis is dynamic.
         min_visual: least V that the graph must take.
     """
-    text = model.config.get_text_config()
     length, head = num_visual + _EXAMPLE_TEXT, {0: "batch", 1: "sequence"}
     ids = torch.zeros(_EXAMPLE_BATCH, length, dtype=torch.int64)
+    features = (_EXAMPLE_BATCH, num_visual, model.config.get_text_config().hidden_size)
     visual = torch.arange(num_visual).expand(_EXAMPLE_BATCH, num_visual).contiguous()
     inputs = {
         "input_ids": GraphInput(ids, head),
         "attention_mask": GraphInput(torch.ones_like(ids), head),
-        "position_ids": GraphInput(torch.zeros_like(ids), head),
-        "visual_features": GraphInput(
-            torch.zeros(_EXAMPLE_BATCH, num_visual, text.hidden_size, dtype=model.dtype), {0: "batch", 1: "visual"}
-        ),
+        "position_ids": GraphInput(_positions(ids, family), head),
+        "visual_features": GraphInput(torch.zeros(features, dtype=model.dtype), {0: "batch", 1: "visual"}),
         "visual_index": GraphInput(visual, {0: "batch", 1: "visual"}),
     }
+    for name in plane_names(family.num_planes)[1:]:
+        inputs[name] = GraphInput(torch.zeros(features, dtype=model.dtype), {0: "batch", 1: "visual"})
     return _capture(_Prefill, model, family, inputs, {"visual": min_visual, "sequence": min_visual + 2})
 
 
@@ -136,18 +220,27 @@ def capture_decode(model: nn.Module, family: Family) -> TokenGraph:
     mask = torch.ones(_EXAMPLE_BATCH, _EXAMPLE_PAST + 1, dtype=torch.int64)
     inputs = {
         "input_ids": GraphInput(token, {0: "batch"}),
-        "position_ids": GraphInput(torch.zeros_like(token), {0: "batch"}),
+        "position_ids": GraphInput(_positions(token, family), {0: "batch"}),
         "attention_mask_0": GraphInput(mask, {0: "batch", 1: "present_0"}),
     }
-    for layer in range(family.num_layers(model.config)):
+    for layer in range(family.num_layers):
         for kind in ("key", "value"):
             past = torch.zeros(_EXAMPLE_BATCH, heads, _EXAMPLE_PAST, head_dim, dtype=model.dtype)
             inputs[f"past_{kind}_{layer}"] = GraphInput(past, {0: "batch", 2: "past_0"})
     return _capture(_Decode, model, family, inputs, {"past_0": 2, "present_0": 3})
 
 
+def _positions(ids: Tensor, family: Family) -> Tensor:
+    """[B,S], or [B,S,4] where positions have three axes beside the order."""
+    return torch.zeros(*ids.shape, *(() if family.num_axes == 1 else (1 + family.num_axes,)), dtype=torch.int64)
+
+
 def _capture(
-    graph: type[_Graph], model: nn.Module, family: Family, inputs: dict[str, GraphInput], minimum: dict[str, int]
+    graph: Callable[..., _Graph],
+    model: nn.Module,
+    family: Family,
+    inputs: dict[str, GraphInput],
+    minimum: dict[str, int],
 ) -> TokenGraph:
     with onnx_attention(model), torch.no_grad():
         # The empty table decomposes nothing further, but makes the trace functional: no views, detaches or grad

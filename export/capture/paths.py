@@ -12,15 +12,9 @@ class ModulePaths:
     """Paths as seen from the capture wrappers, which hold the model as `model`."""
 
     layers: tuple[str, ...]
-    vision_attention: str
-    projector: str
 
 
 def module_paths(model: nn.Module, family: Family) -> ModulePaths:
     """Look the family's modules up by identity, so no path is written down twice."""
     names = {id(module): f"model.{name}" for name, module in model.named_modules()}
-    return ModulePaths(
-        layers=tuple(names[id(layer)] for layer in family.language_model(model).layers),
-        vision_attention=names[id(family.vision_attention(model))],
-        projector=names[id(family.projector(model))],
-    )
+    return ModulePaths(layers=tuple(names[id(layer)] for layer in family.language_model(model).layers))

@@ -209,26 +209,17 @@ def _compared_parts(rung: str) -> tuple[str, ...]:
 def _one_batch(bundle: Bundle, samples: "Sequence[Sample]", batch_size: int) -> PromptBatch:
     """The first `batch_size` samples as one batch, repeated where there are fewer."""
     from vitcop.calibrate.families.registry import family_of
-    from vitcop.calibrate.loading import load_processor
+    from vitcop.calibrate.loading import load_config, load_processor
     from vitcop.calibrate.samples import batches
 
     processor = load_processor(bundle.processor_folder)
     chosen = [samples[index % len(samples)] for index in range(batch_size)]
-    _, batch = next(iter(batches(chosen, processor, family_of(_config(bundle)), batch_size)))
+    _, batch = next(iter(batches(chosen, processor, family_of(load_config(bundle.path)), batch_size)))
     if len(batch.input_ids) != batch_size:
         raise InputError(
             "the first samples have different numbers of visual tokens: give samples of one kind, or --batch-size 1"
         )
     return batch
-
-
-def _config(bundle: Bundle) -> Any:
-    from vitcop.calibrate.loading import quiet_transformers
-
-    with quiet_transformers():
-        from transformers import AutoConfig
-
-        return AutoConfig.from_pretrained(bundle.processor_folder, local_files_only=True, trust_remote_code=False)
 
 
 def _torch_runners(bundle: Bundle, model_dir: Path | None, device: str) -> dict[str, Runner]:

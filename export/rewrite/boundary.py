@@ -42,10 +42,14 @@ class Boundary:
     @classmethod
     def before(cls, graph: fx.Graph, path: str) -> "Boundary | None":
         """The boundary before the module at `path`; None where no node of the graph belongs to it."""
+        first = next((node for node in graph.nodes if is_inside(node, path)), None)
+        return None if first is None else cls.at(graph, first)
+
+    @classmethod
+    def at(cls, graph: fx.Graph, first: fx.Node) -> "Boundary":
+        """The boundary before a node."""
         nodes = list(graph.nodes)
-        start = next((i for i, node in enumerate(nodes) if is_inside(node, path)), None)
-        if start is None:
-            return None
+        start = nodes.index(first)
         behind = {node for node in nodes[start:] if node.op != "output"}
         crossing = [
             node for node in nodes[:start] if node.op != "get_attr" and any(user in behind for user in node.users)

@@ -18,6 +18,10 @@ from vitcop.plugins import ops as _ops  # noqa: F401  (registers the vitcop:: op
 aten, vitcop = torch.ops.aten, torch.ops.vitcop
 
 
+PLANE = "deepstack_"
+"""Prefix of the inputs that later layers add to the visual tokens."""
+
+
 class DropTokensPass(Pass):
     """Drop visual tokens before the decoder layers that the schedule names.
 
@@ -70,11 +74,11 @@ class DropTokensPass(Pass):
             # What later drops and layers read of the ids: the rows of the kept tokens.
             replacements = {inputs["visual_index"]: dropped["visual_index"]}
             for name, node in ids.items():
-                rows = (
-                    dropped["kept_visual"]
-                    if name in ("vision_saliency", "cluster_labels")
-                    else dropped["kept_positions"]
-                )
+                if name.startswith(PLANE):
+                    replacements[node] = _combined(fxg, node, dropped)
+                    continue
+                carried = name in ("vision_saliency", "cluster_labels")
+                rows = dropped["kept_visual"] if carried else dropped["kept_positions"]
                 replacements[node] = fxg.call_function(GATHER_ROWS, (node, rows))
             lengths = {
                 sequence: fxg.call_function(aten.sym_size.int, (dropped["kept_positions"], 1)),
@@ -164,7 +168,10 @@ def _uniform(fxg: fx.Graph, attention: fx.Node, drop: Drop, inputs: dict[str, fx
 
 
 def _random(fxg: fx.Graph, attention: fx.Node, drop: Drop, inputs: dict[str, fx.Node]) -> fx.Node:
-    positions = fxg.call_function(GATHER_ROWS, (inputs["position_ids"], inputs["visual_index"]))
+    positions = inputs["position_ids"]
+    if positions.meta["val"].dim() == 3:  # three axes behind the order
+        positions = fxg.call_function(aten.select.int, (positions, 2, 0))
+    positions = fxg.call_function(GATHER_ROWS, (positions, inputs["visual_index"]))
     return fxg.call_function(vitcop.random_scores.default, (positions, drop.seed))
 
 
@@ -182,15 +189,26 @@ def _unpack(fxg: fx.Graph, node: fx.Node, *names: str) -> dict[str, fx.Node]:
 
 
 def _merge_hidden(fxg: fx.Graph, hidden: fx.Node, visual_index: fx.Node, plan: dict[str, fx.Node]) -> fx.Node:
-    """hidden [B,S,H] -> [B,S−V+R,H]: kept rows, visual ones replaced by assignment [B,R,V] times theirs, in fp32."""
-    dtype = hidden.meta["val"].dtype
-    rows = _convert(fxg, fxg.call_function(GATHER_ROWS, (hidden, visual_index)), dtype, torch.float32)
-    merged = fxg.call_function(aten.matmul.default, (plan["assignment"], rows))
-    merged = _convert(fxg, merged, torch.float32, dtype)
+    """hidden [B,S,H] -> [B,S−V+R,H]: kept rows, visual ones replaced by their combination."""
+    rows = fxg.call_function(GATHER_ROWS, (hidden, visual_index))
+    merged = _combine(fxg, rows, plan["assignment"], hidden.meta["val"].dtype)
     kept = fxg.call_function(GATHER_ROWS, (hidden, plan["kept_positions"]))
     index = fxg.call_function(aten.unsqueeze.default, (plan["visual_index"], 2))
     index = fxg.call_function(aten.expand.default, (index, [-1, -1, hidden.meta["val"].shape[2]]))
     return fxg.call_function(aten.scatter.src, (kept, 1, index, merged))
+
+
+def _combined(fxg: fx.Graph, plane: fx.Node, dropped: dict[str, fx.Node]) -> fx.Node:
+    """A feature plane [B,V,H] after a drop; a merge combines it as it combined the states that it will be added to."""
+    if "assignment" in dropped:
+        return _combine(fxg, plane, dropped["assignment"], plane.meta["val"].dtype)
+    return fxg.call_function(GATHER_ROWS, (plane, dropped["kept_visual"]))
+
+
+def _combine(fxg: fx.Graph, rows: fx.Node, assignment: fx.Node, dtype: torch.dtype) -> fx.Node:
+    """rows [B,V,H] -> [B,R,H]: assignment [B,R,V] times rows, in fp32."""
+    merged = fxg.call_function(aten.matmul.default, (assignment, _convert(fxg, rows, dtype, torch.float32)))
+    return _convert(fxg, merged, torch.float32, dtype)
 
 
 def _convert(fxg: fx.Graph, node: fx.Node, present: torch.dtype, wanted: torch.dtype) -> fx.Node:

@@ -1,94 +1,125 @@
-"""VisionStagePass: stage I. Keep the best patches before the projector reads them."""
+"""VisionStagePass: stage I. Keep the best visual tokens before the projector reads them."""
 
 import operator
+from collections.abc import Mapping
 
 import torch
 from torch import fx
 
+from vitcop.calibrate.families.layout import GRID, GROUP, PATCHES
 from vitcop.calibrate.schedule import Clusters, Schedule, VisionStage
-from vitcop.export.capture.attention import ATTENTION
-from vitcop.export.capture.paths import ModulePaths
-from vitcop.export.capture.token_graph import TokenGraph
-from vitcop.export.rewrite.boundary import Boundary, is_inside
+from vitcop.export.bundle.contract import needs_labels, needs_saliency
+from vitcop.export.capture.token_graph import GraphInput, TokenGraph
+from vitcop.export.rewrite.boundary import Boundary, Rebuild, symbol
 from vitcop.export.rewrite.passes import Pass
 from vitcop.export.rewrite.rows import GATHER_ROWS
 from vitcop.plugins import ops as _ops  # noqa: F401  (registers the vitcop:: operators)
 
 aten, vitcop = torch.ops.aten, torch.ops.vitcop
-_GRID, _PATCHES, _GROUPS = "vitcop_grid", "vitcop_patches", "vitcop_groups"
+
+WATCHED = ("patch_queries", "patch_keys", "class_query", "class_keys")
+"""Outputs of the captured vision graph that scores are made of; none is left after the pass."""
 
 
 class VisionStagePass(Pass):
-    """Select K of the N patches by the score of the vision stage; the projector then sees K rows.
+    """Select K of the V visual tokens by the score of the vision stage.
 
-    New outputs: `kept_patches [B,K]`, and where the schedule needs them `vision_saliency [B,K]` and `cluster_labels
-    [B,K]`. Of the whole tower only one row of attention scores is added, in the layer whose output the projector
-    reads.
+    A token is made of encoder rows by index tables [B,V,…]; the pass gathers the entries of the kept tokens from these
+    tables, so that everything after the encoder, projector included, works on K tokens. New inputs are what the score
+    needs (`score_inputs`); new outputs `kept_patches [B,K]`, and where the schedule needs them `vision_saliency [B,K]`
+    and `cluster_labels [B,K]`. Of the encoder only one row of attention scores is added, in one layer.
     """
 
-    def __init__(self, schedule: Schedule, paths: ModulePaths, grid: tuple[int, int]) -> None:
-        self.schedule, self.paths, self.grid = schedule, paths, grid
+    def __init__(self, schedule: Schedule, score_inputs: Mapping[str, GraphInput], scale: float) -> None:
+        """Args:
+        score_inputs: examples of the inputs that score and clusters of this schedule read, as the graph contract names
+            them.
+        scale: of the attention logits of the watched layer.
+        """
+        self.schedule, self.score_inputs, self.scale = schedule, score_inputs, scale
 
     def call(self, graph: TokenGraph) -> None:
         stage = self.schedule.vision
         if stage is None:
             return
-        fxg, module = graph.module.graph, graph.module
-        boundary = Boundary.before(fxg, self.paths.projector)
-        features = [node for node in boundary.crossing if node.meta["val"].dim() == 3] if boundary else []
-        if boundary is None or len(features) != 1:
-            raise self.refuse(self.paths.projector, "one value [B,N,H] to enter the projector", str(len(features)))
-        rows, columns = self.grid
-        if features[0].meta["val"].shape[1] != rows * columns:
-            raise self.refuse(self.paths.projector, f"{rows * columns} patches", str(features[0].meta["val"].shape[1]))
-        place = torch.arange(rows * columns)
-        grid = torch.stack((place // columns / rows, place % columns / columns), dim=1)
-        for name, buffer in ((_GRID, grid), (_PATCHES, place), (_GROUPS, torch.zeros_like(place))):
-            module.register_buffer(name, buffer, persistent=False)
-        with fxg.inserting_before(boundary.first):
-            results = self._select(fxg, stage, features[0])
-            kept = fxg.call_function(GATHER_ROWS, (features[0], results["kept_patches"]))
-        boundary.replace(features[0], kept)
+        fxg = graph.module.graph
         output = next(node for node in fxg.nodes if node.op == "output")
-        output.args = ((*output.args[0], *results.values()),)
-        graph.outputs += list(results)
+        results = dict(zip(graph.outputs, output.args[0], strict=True))
+        watched = {name: results.pop(name) for name in WATCHED if name in results}
+        results |= self._insert(graph, stage, watched)
+        graph.minimum["visual"] = least_count(stage)
+        output.args = (tuple(results.values()),)
+        graph.outputs = list(results)
+        fxg.eliminate_dead_code()
 
-    def _select(self, fxg: fx.Graph, stage: VisionStage, features: fx.Node) -> dict[str, fx.Node]:
-        attention = self._attention(fxg)
-        query, key = attention.args[:2]
-        batch = fxg.call_function(aten.sym_size.int, (features, 0))
-        patches = _rows_of(fxg, _PATCHES, batch)
-        largest = 1
-        if stage.score == "class_attention":
-            class_query = fxg.call_function(aten.select.int, (query, 2, 0))
-            scores = fxg.call_function(vitcop.vision_saliency.default, (class_query, key, attention.kwargs["scale"]))
-        elif stage.score == "uniform":
-            scores = fxg.call_function(vitcop.uniform_scores.default, (patches, *stage.keep))
-        else:
-            scores = fxg.call_function(vitcop.random_scores.default, (patches, stage.seed))
-        select = fxg.call_function(vitcop.score_select.default, (scores, patches, features, *stage.keep, largest))
-        kept = fxg.call_function(operator.getitem, (select, 2))
-        results = {"kept_patches": kept}
-        if any(drop.score == "vision_saliency" for drop in self.schedule.drops):
-            results["vision_saliency"] = fxg.call_function(GATHER_ROWS, (scores, kept))
-        if any(drop.op == "merge" for drop in self.schedule.drops):
-            results["cluster_labels"] = self._clusters(fxg, stage.clusters, key, kept, batch)
+    def _insert(self, graph: TokenGraph, stage: VisionStage, watched: dict[str, fx.Node]) -> dict[str, fx.Node]:
+        fxg = graph.module.graph
+        tables = [
+            graph.placeholder(name)
+            for name, spec in graph.inputs.items()
+            if spec.axes.get(0) == "batch" and spec.axes.get(1) == "visual"
+        ]
+        readers = {user for table in tables for user in table.users if user.target is not aten.sym_size.int}
+        first = next((node for node in fxg.nodes if node in readers), None)
+        visual = symbol(tables[0], 1) if tables else None
+        if first is None or visual is None:
+            raise self.refuse("the vision graph", "index tables [B,V,…] that features are made by", "none")
+        boundary = Boundary.at(fxg, first)
+        self._add_inputs(graph)
+        with fxg.inserting_before(first):
+            results = self._select(graph, stage, watched, tables[0])
+            kept = results["kept_patches"]
+            replacements = {table: fxg.call_function(GATHER_ROWS, (table, kept)) for table in tables}
+            rebuild = Rebuild(fxg, replacements, {visual: fxg.call_function(aten.sym_size.int, (kept, 1))})
+            rebuilt = {node: rebuild.clone(node) for node in boundary.crossing if rebuild.applies_to(node)}
+        for old, new in rebuilt.items():
+            boundary.replace(old, new)
         return results
 
-    def _clusters(self, fxg: fx.Graph, clusters: Clusters, key: fx.Node, kept: fx.Node, batch: fx.Node) -> fx.Node:
-        """Labels of the kept patches from their key projections, all heads side by side."""
-        heads, length, head_dim = key.meta["val"].shape[1:]
-        flat = fxg.call_function(aten.transpose.int, (key, 1, 2))
-        flat = fxg.call_function(aten.reshape.default, (flat, [batch, length, heads * head_dim]))
-        flat = fxg.call_function(aten.slice.Tensor, (flat, 1, 1, length))  # without the class token
-        arguments = [
-            fxg.call_function(GATHER_ROWS, (rows, kept))
-            for rows in (flat, _rows_of(fxg, _GRID, batch), _rows_of(fxg, _GROUPS, batch))
-        ]
+    def _add_inputs(self, graph: TokenGraph) -> None:
+        after = graph.placeholder(list(graph.inputs)[-1])
+        for name in self.score_inputs:
+            with graph.module.graph.inserting_after(after):
+                after = graph.module.graph.placeholder(name)
+            graph.inputs[name] = self.score_inputs[name]
+
+    def _select(
+        self, graph: TokenGraph, stage: VisionStage, watched: dict[str, fx.Node], table: fx.Node
+    ) -> dict[str, fx.Node]:
+        fxg = graph.module.graph
+        flat = table if table.meta["val"].dim() == 2 else fxg.call_function(aten.select.int, (table, 2, 0))
+        # Every token of every row by its number, whatever the table says of it.
+        tokens = _numbers(fxg, flat)
+        if stage.score == "uniform":
+            scores = fxg.call_function(vitcop.uniform_scores.default, (tokens, *stage.keep))
+        elif stage.score == "random":
+            scores = fxg.call_function(vitcop.random_scores.default, (tokens, stage.seed))
+        else:
+            patches = Patches(fxg, graph.placeholder(PATCHES), self.score_inputs[PATCHES].example.shape[2])
+            scores = SCORES[stage.score](patches, watched, self.scale)
+        largest = int(stage.order == "largest")
+        select = fxg.call_function(vitcop.score_select.default, (scores, tokens, tokens, *stage.keep, largest))
+        kept = fxg.call_function(operator.getitem, (select, 2))
+        results = {"kept_patches": kept}
+        if needs_saliency(self.schedule):
+            results["vision_saliency"] = fxg.call_function(GATHER_ROWS, (scores, kept))
+        if needs_labels(self.schedule):
+            results["cluster_labels"] = self._clusters(graph, stage.clusters, watched["patch_keys"], kept)
+        return results
+
+    def _clusters(self, graph: TokenGraph, clusters: Clusters, keys: fx.Node, kept: fx.Node) -> fx.Node:
+        """Labels of the kept tokens from their keys, all heads side by side, and their places in their tiles."""
+        fxg = graph.module.graph
+        patches, grid, group = (
+            fxg.call_function(GATHER_ROWS, (graph.placeholder(name), kept)) for name in (PATCHES, GRID, GROUP)
+        )
+        per_token = self.score_inputs[PATCHES].example.shape[2]
         return fxg.call_function(
             vitcop.density_peak_clusters.default,
             (
-                *arguments,
+                Patches(fxg, patches, per_token).token_keys(keys),
+                grid,
+                group,
                 *clusters.centers,
                 clusters.cutoff_distance or 0.0,
                 clusters.cutoff_quantile or 0.0,
@@ -96,18 +127,109 @@ class VisionStagePass(Pass):
             ),
         )
 
-    def _attention(self, fxg: fx.Graph) -> fx.Node:
-        path = self.paths.vision_attention
-        found = [node for node in fxg.nodes if node.target is ATTENTION and is_inside(node, path)]
-        if len(found) != 1:
-            raise self.refuse(path, "one Attention node", str(len(found)))
-        return found[0]
+
+def least_count(stage: VisionStage) -> int:
+    """Least V of which two tokens stay by the fraction alone; torch.export treats sizes 0 and 1 as special."""
+    num, den = stage.keep
+    return -(-2 * den // num)
 
 
-def _rows_of(fxg: fx.Graph, buffer: str, batch: fx.Node) -> fx.Node:
-    """A constant [N,…] as [B,N,…]."""
-    constant = fxg.get_attr(buffer)
-    rank = getattr(fxg.owning_module, buffer).dim()
-    return fxg.call_function(
-        aten.expand.default, (fxg.call_function(aten.unsqueeze.default, (constant, 0)), [batch] + [-1] * rank)
+class Patches:
+    """The patches behind each token, and values per patch brought to them.
+
+    Args:
+        graph: nodes are inserted at its current insertion point.
+        index: int64 [B,V,M].
+        per_token: M.
+    """
+
+    def __init__(self, graph: fx.Graph, index: fx.Node, per_token: int) -> None:
+        self.graph, self.per_token = graph, per_token
+        self.batch = self.call(aten.sym_size.int, index, 0)
+        self.flat = self.reshape(index, -1)
+
+    def call(self, target: object, *arguments: object) -> fx.Node:
+        """One node."""
+        return self.graph.call_function(target, arguments)
+
+    def reshape(self, value: fx.Node, *sizes: int) -> fx.Node:
+        """[B,…] -> [B,*sizes]."""
+        return self.call(aten.reshape.default, value, [self.batch, *sizes])
+
+    def take(self, vectors: fx.Node) -> fx.Node:
+        """[P,Nh,D] -> fp32 [B,V·M,Nh·D]."""
+        heads, dim = vectors.meta["val"].shape[1:]
+        flat = self.call(aten.reshape.default, vectors, [-1, heads * dim])
+        return _fp32(self.graph, self.call(aten.embedding.default, flat, self.flat), vectors)
+
+    def heads(self, vectors: fx.Node) -> fx.Node:
+        """[P,Nh,D] -> fp32 [B,V·M,Nh,D]."""
+        return self.reshape(self.take(vectors), -1, *vectors.meta["val"].shape[1:])
+
+    def mean(self, scores: fx.Node) -> fx.Node:
+        """[B,V·M] -> [B,V]."""
+        return self.call(aten.mean.dim, self.reshape(scores, -1, self.per_token), [2]) if self.per_token > 1 else scores
+
+    def token_keys(self, keys: fx.Node) -> fx.Node:
+        """[P,Nh,D] -> fp32 [B,V,Nh·D], the mean over the patches of a token."""
+        heads, dim = keys.meta["val"].shape[1:]
+        taken = self.take(keys)
+        if self.per_token == 1:
+            return taken
+        return self.call(aten.mean.dim, self.reshape(taken, -1, self.per_token, heads * dim), [2])
+
+    def every(self) -> fx.Node:
+        """int64 [B,V·M]: 0, 1, 2, … in each row."""
+        return _numbers(self.graph, self.flat)
+
+
+def _class_attention(patches: Patches, watched: dict[str, fx.Node], scale: float) -> fx.Node:
+    saliency = patches.call(vitcop.vision_saliency.default, watched["class_query"], watched["class_keys"], scale)
+    column = patches.call(aten.reshape.default, saliency, [-1, 1])
+    return patches.mean(patches.reshape(patches.call(aten.embedding.default, column, patches.flat), -1))
+
+
+def _mean_query(patches: Patches, watched: dict[str, fx.Node], scale: float) -> fx.Node:
+    query = patches.call(aten.mean.dim, patches.heads(watched["patch_queries"]), [1])
+    keys = patches.call(aten.transpose.int, patches.heads(watched["patch_keys"]), 1, 2)
+    every = patches.every()
+    scores = patches.call(vitcop.text_query_scores.default, query, keys, every, _ones(patches.graph, every), scale)
+    return patches.mean(scores)
+
+
+def _key_norm(patches: Patches, watched: dict[str, fx.Node], scale: float) -> fx.Node:
+    keys = patches.call(aten.transpose.int, patches.heads(watched["patch_keys"]), 1, 2)
+    return patches.mean(patches.call(vitcop.knorm_scores.default, keys, patches.every(), 1))
+
+
+def _key_diversity(patches: Patches, watched: dict[str, fx.Node], scale: float) -> fx.Node:
+    keys = patches.token_keys(watched["patch_keys"])
+    length = patches.call(
+        aten.clamp_min.default, patches.call(aten.linalg_vector_norm.default, keys, 2, [2], True), 1e-12
     )
+    unit = patches.call(aten.div.Tensor, keys, length)
+    cosine = patches.call(aten.mul.Tensor, unit, patches.call(aten.mean.dim, unit, [1], True))
+    return patches.call(aten.rsub.Scalar, patches.call(aten.sum.dim_IntList, cosine, [2]), 1)
+
+
+SCORES = {
+    "class_attention": _class_attention,
+    "mean_query": _mean_query,
+    "key_norm": _key_norm,
+    "key_diversity": _key_diversity,
+}
+
+
+def _numbers(fxg: fx.Graph, like: fx.Node) -> fx.Node:
+    """int64 [B,N]: 0, 1, 2, … in each row."""
+    return fxg.call_function(aten.sub.Tensor, (fxg.call_function(aten.cumsum.default, (_ones(fxg, like), 1)), 1))
+
+
+def _ones(fxg: fx.Graph, like: fx.Node) -> fx.Node:
+    return fxg.call_function(aten.ones_like.default, (like,))
+
+
+def _fp32(fxg: fx.Graph, node: fx.Node, like: fx.Node) -> fx.Node:
+    if like.meta["val"].dtype == torch.float32:
+        return node
+    return fxg.call_function(torch.ops.prims.convert_element_type.default, (node, torch.float32))

@@ -5,12 +5,11 @@ import click
 from vitcop.pipeline.commands.options import PATH, engine_options, json_option, target_options
 
 
-@click.command(name="generate", short_help="Answer a prompt about an image.")
+@click.command(name="generate", short_help="Answer a prompt about images.")
 @click.argument("bundle", type=PATH)
-@click.option(
-    "--image", "images", type=PATH, multiple=True, required=True, metavar="FILE", help="An image; may be repeated."
-)
-@click.option("--prompt", required=True, metavar="TEXT", help="The question; <image> says where the image goes.")
+@click.option("--image", "images", type=PATH, multiple=True, metavar="FILE", help="An image; may be repeated.")
+@click.option("--video", type=PATH, metavar="PATH", help="A video: a folder of frames, or an animated image.")
+@click.option("--prompt", required=True, metavar="TEXT", help="The question; <image> or <video> says where it goes.")
 @click.option(
     "--max-new-tokens", type=click.IntRange(min=1), default=64, show_default=True, help="Longest answer, in tokens."
 )
@@ -39,7 +38,7 @@ def command(
     as_json: bool,
     **settings,
 ) -> None:
-    """Answer a prompt about images with a BUNDLE; the answer goes to stdout."""
+    """Answer a prompt about images or a video (or of text alone) with a BUNDLE; the answer goes to stdout."""
     from vitcop.pipeline.console import Console
     from vitcop.pipeline.steps.generate import generate
 

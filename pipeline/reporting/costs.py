@@ -21,13 +21,12 @@ _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 def formula_costs(bundle: "Bundle", text_tokens: int | None) -> tuple[tuple[CostRow, ...], str]:
     """Rows by formula for one prompt of `text_tokens` beside its image, and the note that states the formula."""
     from vitcop.calibrate.cost import DecoderShape, prefill_cost
-    from vitcop.pipeline.preflight import config_view
-    from vitcop.pipeline.steps.verify import read_object
+    from vitcop.calibrate.loading import load_config
 
     shape, schedule = bundle.manifest.architecture, bundle.schedule
     text = text_tokens or 0
     try:
-        decoder = DecoderShape.from_config(config_view(read_object(bundle.path / "config.json")))
+        decoder = DecoderShape.from_config(load_config(bundle.path))
     except AttributeError as error:
         return (), f"FLOPs are not told: config.json lacks {error.name!r}."
     full, pruned = (

@@ -3,11 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from vitcop.calibrate.families.layout import GRID, grid_places
 from vitcop.pipeline.reporting.model import Frame, Overlay
 from vitcop.pipeline.reporting.overlays import as_seen, data_uri, draw_stage, stages_of, whole_image
 from vitcop.pipeline.reporting.quality import RUNGS
 
 if TYPE_CHECKING:
+    from vitcop.calibrate.prompt import PromptBatch
     from vitcop.calibrate.samples import Sample
     from vitcop.export.bundle import Bundle
 
@@ -35,33 +39,30 @@ def draw_overlays(
     """Run the engine on each sample and draw its stages.
 
     Args:
-        samples: with one image each.
+        samples: with one image each; those whose visual tokens are not the cells of one tile are left out.
         runner: of the bundle's engine.
         rows: rows of verify.json by sample id, for the answers; those that are missing are left out.
     """
-    from vitcop.calibrate.families import family_of
     from vitcop.calibrate.loading import load_processor
-    from vitcop.pipeline.preflight import config_view
-    from vitcop.pipeline.steps.verify import read_object
+    from vitcop.pipeline.preflight import family_in
 
     processor = load_processor(bundle.processor_folder)
-    family = family_of(config_view(read_object(bundle.path / "config.json")))
-    shape, schedule = bundle.manifest.architecture, bundle.schedule
+    family = family_in(bundle.path)
+    schedule = bundle.schedule
     images = processor.image_processor
     names = ["at LLM input", *(f"from layer {drop.layer} on" for drop in schedule.drops)]
     overlays = []
     for sample in samples:
-        batch = family.prepare(
-            processor, [family.prompt_text(processor, sample.conversation())], [sample.open_images()]
-        )
+        text = family.prompt_text(processor, sample.conversation())
+        batch = family.prepare(processor, [text], [sample.open_images()])
+        grid = one_tile(batch)
+        if grid is None:
+            continue
         prefill = runner.prefill(batch)
         picture = as_seen(batch.vision_inputs["pixel_values"][0], images.image_mean, images.image_std)
-        stages = [whole_image(shape.num_visual), *stages_of(prefill, 0, shape.num_visual, names)]
+        stages = [whole_image(batch.num_visual), *stages_of(prefill, 0, batch.num_visual, names)]
         frames = [
-            Frame(
-                caption=f"{stage.count} {stage.name}",
-                picture=data_uri(draw_stage(picture, stage.owner, tuple(shape.grid))),
-            )
+            Frame(caption=f"{stage.count} {stage.name}", picture=data_uri(draw_stage(picture, stage.owner, grid)))
             for stage in stages
         ]
         answers = rows.get(sample.id, {}).get("answers", {})
@@ -77,6 +78,16 @@ def draw_overlays(
             )
         )
     return tuple(overlays)
+
+
+def one_tile(batch: "PromptBatch") -> tuple[int, int] | None:
+    """(rows, columns) of the visual tokens of the one prompt, where they are the cells of one picture row by row."""
+    places, pixels = batch.vision_inputs.get(GRID), batch.vision_inputs.get("pixel_values")
+    if places is None or pixels.ndim != 4 or len(pixels) != 1:
+        return None
+    rows, columns = (len(np.unique(places[0, :, axis])) for axis in (0, 1))
+    whole = rows * columns == len(places[0]) and np.array_equal(places[0], grid_places(rows, columns))
+    return (rows, columns) if whole else None
 
 
 def _question(sample: "Sample") -> str:

@@ -37,6 +37,7 @@ def generate(
     images: Sequence[str | Path],
     prompt: str,
     *,
+    video: str | Path | None = None,
     target: str = "onnxruntime",
     options: Mapping[str, Any] | None = None,
     max_new_tokens: int = 64,
@@ -51,14 +52,15 @@ def generate(
     Args:
         bundle: the bundle's folder.
         images: image files, in the order of their placeholders.
-        prompt: the question; `<image>` says where an image goes, before the text where it is left out.
+        prompt: the question; `<image>` (`<video>`) says where an image goes, before the text where it is left out.
+        video: a folder of frames or an animated image.
         target, options: the runtime and its options.
 
     Raises InputError for an image that cannot be decoded, placeholders that do not match the images, and sampling
     settings out of range.
     """
     from vitcop.calibrate.generation import Sampler
-    from vitcop.calibrate.samples import PLACEHOLDER, open_image
+    from vitcop.calibrate.samples import PLACEHOLDER, VIDEO_PLACEHOLDER, open_frames, open_image, prompt_parts
     from vitcop.export.bundle import Bundle
     from vitcop.export.runtimes import open_target
 
@@ -69,19 +71,23 @@ def generate(
     sampler = Sampler(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed) if temperature > 0 else None
     opened = Bundle.open(Path(bundle))
     pictures = [open_image(Path(image), "prompt") for image in images]
-    content = _content(prompt, len(pictures), PLACEHOLDER)
+    films = [open_frames(Path(video), "prompt")] if video is not None else []
+    if not prompt.strip():
+        raise InputError("the prompt is empty")
+    for word, given in ((PLACEHOLDER, len(pictures)), (VIDEO_PLACEHOLDER, len(films))):
+        if prompt.count(word) not in (0, given):
+            raise InputError(f"the prompt has {prompt.count(word)} {word} for {given} of them")
+    content = prompt_parts(prompt, len(pictures), len(films))
     engine = open_target(target)
 
-    from vitcop.calibrate.families import family_of
     from vitcop.calibrate.generation import generate as generate_batch
     from vitcop.calibrate.loading import load_processor
-    from vitcop.pipeline.preflight import config_view
-    from vitcop.pipeline.steps.verify import read_object
+    from vitcop.pipeline.preflight import family_in
 
     processor = load_processor(opened.processor_folder)
-    family = family_of(config_view(read_object(opened.path / "config.json")))
+    family = family_in(opened.path)
     text = family.prompt_text(processor, [{"role": "user", "content": content}])
-    batch = family.prepare(processor, [text], [pictures])
+    batch = family.prepare(processor, [text], [pictures], [films])
     check_length(batch.input_ids.shape[1] + max_new_tokens, opened.path)
     runner = engine.runner(opened, dict(options or {}))
     ends = opened.manifest.architecture.eos_token_ids
@@ -104,20 +110,3 @@ def check_length(tokens: int, folder: Path) -> None:
     limit = getattr(load_config(folder).get_text_config(), "max_position_embeddings", None)
     if limit is not None and tokens > limit:
         raise InputError(f"prompt and answer may have {tokens} tokens, the model takes {limit}; shorten one of them")
-
-
-def _content(prompt: str, num_images: int, placeholder: str) -> list[dict[str, str]]:
-    """The prompt as content parts, images first where it has no placeholder."""
-    if not prompt.strip():
-        raise InputError("the prompt is empty")
-    found = prompt.count(placeholder)
-    if found not in (0, num_images):
-        raise InputError(f"the prompt has {found} {placeholder} for {num_images} images")
-    pieces = prompt.split(placeholder) if found else [""] * num_images + [prompt]
-    parts: list[dict[str, str]] = []
-    for i, piece in enumerate(pieces):
-        if i:
-            parts.append({"type": "image"})
-        if piece.strip():
-            parts.append({"type": "text", "text": piece.strip() if found else piece})
-    return parts

@@ -64,8 +64,7 @@ def check_contract(session: GraphSession, bundle: Bundle) -> None:
     """Hold a session's inputs and outputs against the graph contract. Raises InputError that names graph and tensor."""
     facts = bundle.manifest.architecture
     sizes = {"H": facts.hidden_size, "Nkv": facts.num_kv_heads, "D": facts.head_dim, "vocab": facts.vocab_size}
-    sizes |= dict(zip(("3", "h", "w"), facts.vision_shape, strict=False))
-    spec = graph_contract(bundle.schedule)[session.part]
+    spec = graph_contract(bundle.schedule, facts)[session.part]
     for side, wanted in (("input", spec.inputs), ("output", spec.outputs)):
         found = session.inputs if side == "input" else session.outputs
         where = f"{bundle.graph(session.part)}: {side}"
@@ -79,7 +78,7 @@ def check_contract(session: GraphSession, bundle: Bundle) -> None:
             )
         for tensor in wanted:
             value = found[tensor.name]
-            types = ("tensor(int64)",) if tensor.kind == "int64" else _FLOATS
+            types = {"int64": ("tensor(int64)",), "float32": ("tensor(float)",), "float": _FLOATS}[tensor.kind]
             if value.type not in types:
                 raise InputError(f"{where} {tensor.name!r} is {value.type}, expected {' or '.join(types)}")
             if len(value.shape) != len(tensor.axes):
@@ -87,7 +86,7 @@ def check_contract(session: GraphSession, bundle: Bundle) -> None:
                     f"{where} {tensor.name!r} has shape {value.shape}, expected [{', '.join(tensor.axes)}]"
                 )
             for size, axis in zip(value.shape, tensor.axes, strict=True):
-                expected = sizes.get(axis, 1 if axis == "1" else None)
+                expected = int(axis) if axis.isdigit() else sizes.get(axis)
                 if isinstance(size, int) and expected is not None and size != expected:
                     raise InputError(f"{where} {tensor.name!r}: axis {axis} is {size}, expected {expected}")
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from vitcop.calibrate.prompt import PromptBatch
 from vitcop.export.bundle import Bundle
-from vitcop.export.bundle.contract import carried_tensors
+from vitcop.export.bundle.contract import carried_tensors, plane_names
 from vitcop.export.runtimes.onnxruntime.options import OnnxRuntimeOptions
 from vitcop.export.runtimes.onnxruntime.runner import OnnxRuntimeRunner
 from vitcop.export.runtimes.onnxruntime.sessions import GraphSession
@@ -32,16 +32,16 @@ def selector_shares(
     None where the profile cannot tell.
     """
     options = options or OnnxRuntimeOptions()
-    carried = carried_tensors(bundle.schedule)
+    carried = (*plane_names(bundle.manifest.architecture.num_planes), *carried_tensors(bundle.schedule))
     with TemporaryDirectory() as folder:
         vision = GraphSession(bundle, "vision", options, profile_prefix=str(Path(folder) / "vision"))
         feeds: dict[str, Any] = {name: batch.vision_inputs[name] for name in vision.inputs}
         for _ in range(repeats + 1):
-            seen = vision.run(feeds, stay=("visual_features", *carried))
+            seen = vision.run(feeds, stay=carried)
         prefill = GraphSession(bundle, "prefill", options, profile_prefix=str(Path(folder) / "prefill"))
         short = batch.after_vision(seen["kept_patches"]) if "kept_patches" in seen else batch
         feeds = {name: getattr(short, name) for name in ("input_ids", "attention_mask", "position_ids", "visual_index")}
-        feeds |= {name: seen[name] for name in ("visual_features", *carried)}
+        feeds |= {name: seen[name] for name in carried}
         for _ in range(repeats + 1):
             prefill.run(feeds)
         return {graph.part: _share(graph) for graph in (vision, prefill)}

@@ -12,7 +12,7 @@ import numpy as np
 from vitcop.calibrate.prompt import PromptBatch
 from vitcop.calibrate.runner import DropTrace, Prefill
 from vitcop.export.bundle import Bundle
-from vitcop.export.bundle.contract import carried_tensors
+from vitcop.export.bundle.contract import carried_tensors, plane_names
 from vitcop.export.runtimes.onnxruntime.options import OnnxRuntimeOptions
 from vitcop.export.runtimes.onnxruntime.sessions import GraphSession
 from vitcop.plugins.errors import InputError
@@ -26,7 +26,7 @@ class DecodeState:
 
     past: dict[str, Any]  # "past_key_0" -> OrtValue [B,Nkv,P_g,D]
     masks_BP: list[np.ndarray]
-    position_B: np.ndarray
+    next_position: np.ndarray  # [B], or [B,4] with three axes
 
 
 class OnnxRuntimeRunner:
@@ -55,6 +55,7 @@ class OnnxRuntimeRunner:
         )
         layers = range(self.schedule.num_layers)
         self._present = [f"present_{part}_{layer}" for layer in layers for part in _PARTS]
+        self._carried = (*plane_names(bundle.manifest.architecture.num_planes), *carried_tensors(self.schedule))
         self._past = [f"past_{part}_{layer}" for layer in layers for part in _PARTS]
 
     def prefill(self, batch: PromptBatch) -> Prefill:
@@ -68,9 +69,8 @@ class OnnxRuntimeRunner:
             "input_ids": short.input_ids,
             "attention_mask": short.attention_mask,
             "position_ids": short.position_ids,
-            "visual_features": seen["visual_features"],
             "visual_index": short.visual_index,
-            **{name: seen[name] for name in carried_tensors(self.schedule)},
+            **{name: seen[name] for name in self._carried},
         }
         out = self._prefill.run(feeds, stay=self._present)
         prefill_done = perf_counter()
@@ -78,7 +78,7 @@ class OnnxRuntimeRunner:
         state = DecodeState(
             past=dict(zip(self._past, (out[name] for name in self._present), strict=True)),
             masks_BP=[short.attention_mask[:, :length] for length in lengths],
-            position_B=batch.next_position.copy(),
+            next_position=batch.next_position.copy(),
         )
         return Prefill(
             logits=_logits(out),
@@ -99,13 +99,13 @@ class OnnxRuntimeRunner:
         state.masks_BP = [np.concatenate([mask, one], axis=1) for mask in state.masks_BP]
         feeds = {
             "input_ids": np.asarray(token_ids, dtype=np.int64)[:, None],
-            "position_ids": state.position_B[:, None],
+            "position_ids": state.next_position[:, None],
             **{f"attention_mask_{group}": mask for group, mask in enumerate(state.masks_BP)},
             **state.past,
         }
         out = self._decode.run(feeds, stay=self._present)
         state.past = dict(zip(self._past, (out[name] for name in self._present), strict=True))
-        state.position_B = state.position_B + 1
+        state.next_position = state.next_position + 1
         return _logits(out)
 
     def kv(self, state: DecodeState) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -114,12 +114,22 @@ class OnnxRuntimeRunner:
         return list(zip(flat[::2], flat[1::2], strict=True))
 
     def _run_vision(self, batch: PromptBatch) -> dict[str, Any]:
+        if not batch.num_visual:
+            return self._nothing(len(batch.input_ids))
         wanted = self._vision.inputs
         missing = sorted(set(wanted) - set(batch.vision_inputs))
         if missing:
             raise InputError(f"the prompts bring no {missing[0]!r}, which the vision graph of {self.bundle.path} needs")
-        on_device = ("visual_features", *carried_tensors(self.schedule))
-        return self._vision.run({name: batch.vision_inputs[name] for name in wanted}, stay=on_device)
+        return self._vision.run({name: batch.vision_inputs[name] for name in wanted}, stay=self._carried)
+
+    def _nothing(self, batch: int) -> dict[str, Any]:
+        """What the vision graph would give for prompts of text alone."""
+        hidden = self.bundle.manifest.architecture.hidden_size
+        per_token = carried_tensors(self.schedule)
+        return {
+            name: np.zeros((batch, 0) if name in per_token else (batch, 0, hidden), dtype=np.float32)
+            for name in self._carried
+        }
 
     def _group_lengths(self, out: dict[str, Any], num_visual: int, short: PromptBatch) -> tuple[int, ...]:
         """KV length of each layer group, as the engine made them; they must be those that the schedule forecasts."""
