@@ -1,0 +1,5 @@
+"""All configurations; a new family adds its own here."""
+
+import llava_cases
+
+CASES = (*llava_cases.CASES,)

@@ -1,0 +1,145 @@
+"""Every family, exported: the engine answers like transformers without a schedule, and like PyTorch under each one."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from families_under_test import CASES
+from family_case import FamilyCase, merge_schedule, other_schedules, prepare
+
+from vitcop.calibrate.checkpoint import Checkpoint
+from vitcop.calibrate.generation import generate
+from vitcop.calibrate.loading import load_model
+from vitcop.calibrate.prompt import PromptBatch
+from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.scheduled import OriginalRunner, ScheduledRunner
+from vitcop.export.bundle import GRAPHS, Bundle
+from vitcop.export.compile import export_bundle
+from vitcop.export.runtimes.onnxruntime.builder import build
+from vitcop.export.runtimes.onnxruntime.runner import OnnxRuntimeRunner
+
+NEW_TOKENS = 5
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A tiny model of a family and its batches."""
+
+    case: FamilyCase
+    folder: Path
+    model: Any
+    family: Any
+    batches: dict[str, PromptBatch]
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(case, id=case.name, marks=[pytest.mark.slow] * case.slow) for case in CASES]
+)
+def subject(request, tmp_path_factory) -> Subject:
+    case = request.param
+    folder = case.build(tmp_path_factory.mktemp(case.name) / case.name)
+    model, processor, family = load_model(Checkpoint.open(folder))
+    batches = {name: prepare(family, processor, prompts) for name, prompts in case.batches.items()}
+    return Subject(case, folder, model, family, batches)
+
+
+def bundle_of(subject: Subject, schedule: Schedule, out: Path) -> Bundle:
+    bundle = Bundle.open(export_bundle(subject.folder, schedule, out))
+    build(bundle)  # holds the graphs against the contract
+    return bundle
+
+
+def answers(runner: Any, batch: PromptBatch) -> Any:
+    return generate(runner, batch, max_new_tokens=NEW_TOKENS, eos_ids=(), keep_logits=True)
+
+
+def by_transformers(subject: Subject, batch: PromptBatch) -> np.ndarray:
+    """Logits [B,T,vocab] of transformers' own generate, which finds positions by itself and never ends early."""
+    inputs = batch.model_inputs | subject.case.generate_inputs(subject.family, batch)
+    out = subject.model.generate(
+        input_ids=torch.tensor(batch.input_ids),
+        attention_mask=torch.tensor(batch.attention_mask),
+        **{name: torch.as_tensor(array) for name, array in inputs.items()},
+        do_sample=False,
+        max_new_tokens=NEW_TOKENS,
+        eos_token_id=None,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    return torch.stack(out.logits, dim=1).numpy()
+
+
+def test_without_a_schedule_the_engine_is_transformers(subject, tmp_path):
+    bundle = bundle_of(subject, Schedule(num_layers=subject.family.num_layers), tmp_path / "bundle")
+    check_single_ops(subject.case, bundle)
+    engine = OnnxRuntimeRunner(bundle)
+    original = OriginalRunner(subject.model, subject.family)
+    scheduled = ScheduledRunner(subject.model, subject.family, Schedule(num_layers=subject.family.num_layers))
+    for name, batch in subject.batches.items():
+        logits = by_transformers(subject, batch)
+        for runner in (engine, original, scheduled):
+            found = answers(runner, batch)
+            assert found.tokens == logits.argmax(axis=2).tolist(), f"{name}, {runner.name}"
+            np.testing.assert_allclose(found.logits, logits, atol=TOLERANCE, err_msg=f"{name}, {runner.name}")
+
+
+def test_under_a_schedule_the_engine_is_pytorch(subject, tmp_path):
+    family = subject.family
+    check_pruned(subject, merge_schedule(family.num_layers, family.vision_scores[0]), tmp_path / "merge")
+
+
+@pytest.mark.slow
+def test_under_every_schedule_the_engine_is_pytorch(subject, tmp_path):
+    family = subject.family
+    for name, schedule in other_schedules(family.num_layers, family.vision_scores).items():
+        check_pruned(subject, schedule, tmp_path / name)
+
+
+def check_pruned(subject: Subject, schedule: Schedule, out: Path) -> None:
+    """Engine against PyTorch under one schedule, batch by batch: tokens, logits, lengths and kept tokens."""
+    engine = OnnxRuntimeRunner(bundle_of(subject, schedule, out))
+    pytorch = ScheduledRunner(subject.model, subject.family, schedule)
+    for kind, batch in subject.batches.items():
+        what = f"{out.name}, {kind}"
+        expected, found = answers(pytorch, batch), answers(engine, batch)
+        assert found.tokens == expected.tokens, what
+        np.testing.assert_allclose(found.logits, expected.logits, atol=TOLERANCE, err_msg=what)
+        assert found.prefill.kv_lengths == expected.prefill.kv_lengths, what
+        for mine, theirs in zip(found.prefill.drops, expected.prefill.drops, strict=True):
+            np.testing.assert_array_equal(mine.kept_visual, theirs.kept_visual, err_msg=what)
+
+
+def test_text_alone_drops_nothing(subject):
+    schedule = merge_schedule(subject.family.num_layers, subject.family.vision_scores[0])
+    batch = subject.batches["text"]
+    prefill = ScheduledRunner(subject.model, subject.family, schedule).prefill(batch)
+    assert set(prefill.kv_lengths) == {batch.input_ids.shape[1]}
+    original = OriginalRunner(subject.model, subject.family).prefill(batch)
+    np.testing.assert_allclose(prefill.logits, original.logits, atol=TOLERANCE)
+
+
+def test_kept_tokens_keep_their_position_ids(subject):
+    for batch in subject.batches.values():
+        keep = np.arange(batch.num_visual)[None].repeat(len(batch.input_ids), axis=0)[:, ::3]
+        shorter = batch.after_vision(keep)
+        rows = np.arange(len(keep))[:, None]
+        before = batch.position_ids[rows, batch.visual_index][rows, keep]
+        np.testing.assert_array_equal(shorter.position_ids[rows, shorter.visual_index], before)
+        np.testing.assert_array_equal(shorter.next_position, batch.next_position)
+
+
+def check_single_ops(case: FamilyCase, bundle: Bundle) -> None:
+    """Attention, norms and rotary embeddings stay whole, and nothing computes in fp64."""
+    for index, part in enumerate(GRAPHS):
+        graph = onnx.load(bundle.graph(part), load_external_data=False).graph
+        counts = Counter(node.op_type for node in graph.node)
+        for op, expected in case.nodes.items():
+            assert counts[op] == expected[index], f"{part}: {op} {counts[op]}"
+        types = {tensor.data_type for tensor in graph.initializer}
+        assert onnx.TensorProto.DOUBLE not in types, part
