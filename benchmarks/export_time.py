@@ -10,7 +10,7 @@ from time import process_time
 from vitcop.calibrate.checkpoint import Checkpoint
 from vitcop.calibrate.presets import preset
 from vitcop.calibrate.schedule import Drop, Schedule
-from vitcop.export.capture import capture_decode, capture_prefill, capture_vision
+from vitcop.export.capture import capture_decode, capture_prefill, capture_vision, example_tables
 from vitcop.export.capture.paths import module_paths
 from vitcop.export.capture.skeleton import load_skeleton
 from vitcop.export.lower import lower
@@ -31,7 +31,7 @@ def main() -> None:
     one_drop = Schedule(num_layers=layers, drops=(Drop(layer=2, keep=(1, 2)),))
     cases: list[tuple[str, str, list[Pass]]] = [
         ("vision", "none", []),
-        ("vision", "paper-1/3", [VisionStagePass(paper, paths, grid)]),
+        ("vision", "paper-1/3", [VisionStagePass(paper, example_tables(paper, family), 1.0)]),
         ("prefill", "none", []),
         ("prefill", "one drop", [DropTokensPass(one_drop, paths)]),
         ("prefill", "paper-1/3", [DropTokensPass(paper, paths)]),
@@ -39,7 +39,7 @@ def main() -> None:
         ("decode", "paper-1/3", [SplitCachePass(paper, paths)]),
     ]
     captures = {
-        "vision": lambda: capture_vision(model, family),
+        "vision": lambda: capture_vision(model, family, watched=True)[0],
         "prefill": lambda: capture_prefill(model, family, num_visual=num_visual, min_visual=16),
         "decode": lambda: capture_decode(model, family),
     }

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,10 @@ from vitcop.plugins.errors import InputError, MissingError
 
 if TYPE_CHECKING:
     import torch
+
+
+ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
+"""Attention implementations of transformers that PyTorch models may run with."""
 
 
 @contextmanager
@@ -67,9 +72,10 @@ def load_model(
     Args:
         device: where the weights go, such as "cpu" or "cuda:0".
         dtype: of the weights, a torch dtype or its name.
-        attn: "sdpa" or "eager".
+        attn: "sdpa", "eager" or "flash_attention_2" (needs the package flash-attn, a GPU and a half-precision dtype).
 
-    Raises InputError where config or weights are broken or do not fit, MissingError where the device is not there.
+    Raises InputError where config or weights are broken or do not fit, MissingError where device or package is not
+    there.
     """
     with quiet_transformers():
         import torch
@@ -84,6 +90,7 @@ def load_model(
         kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
         if not isinstance(kind, torch.dtype):
             raise InputError(f"dtype {dtype!r} is not known; use float32, float16 or bfloat16")
+        check_attention(attn, place, kind)
         config = load_config(checkpoint.path)
         family = family_of(config)
         try:
@@ -106,6 +113,23 @@ def load_model(
             )
     processor = load_processor(checkpoint.path)
     return model.to(place).eval(), processor, family
+
+
+def check_attention(attn: str, device: "torch.device", dtype: "torch.dtype") -> None:
+    """Raises InputError for an attention that is not known or cannot compute in this dtype, MissingError where its
+    package or device is not there."""
+    if attn not in ATTENTIONS:
+        raise InputError(f"attention {attn!r} is not known; use {', '.join(ATTENTIONS)}")
+    if attn != "flash_attention_2":
+        return
+    if find_spec("flash_attn") is None:
+        raise MissingError(
+            "attention flash_attention_2 needs flash-attn: pip install 'vitcop[flash-attn]', or use sdpa"
+        )
+    if device.type != "cuda":
+        raise MissingError(f"attention flash_attention_2 runs on CUDA devices alone, not on {device}; use sdpa")
+    if dtype.itemsize != 2:
+        raise InputError(f"attention flash_attention_2 computes in float16 or bfloat16, not in {dtype}; use sdpa")
 
 
 def _first_line(error: Exception) -> str:

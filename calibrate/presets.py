@@ -94,16 +94,14 @@ def paper_schedule(num_layers: int, num_visual: int, budget: float, row: Referen
     return schedule
 
 
-def controls(schedule: Schedule, num_visual: int, score: Literal["uniform", "random"], seed: int = 0) -> Schedule:
-    """The same layers and keep counts with a score that knows nothing, everywhere; what any real score has to beat."""
-    counts = schedule.group_counts(num_visual)
-    keeps = fractions(counts, num_visual)
+def controls(schedule: Schedule, score: Literal["uniform", "random"], seed: int = 0) -> Schedule:
+    """The same layers and keep fractions with a score that knows nothing; what any real score has to beat."""
     return replace(
         schedule,
-        vision=None if schedule.vision is None else VisionStage(score=score, keep=keeps[0], seed=seed),
+        vision=None if schedule.vision is None else VisionStage(score=score, keep=schedule.vision.keep, seed=seed),
         drops=tuple(
-            Drop(layer=drop.layer, op="select", score=score, order="largest", keep=keep, seed=seed)
-            for drop, keep in zip(schedule.drops, keeps[1:], strict=True)
+            Drop(layer=drop.layer, op="select", score=score, order="largest", keep=drop.keep, seed=seed)
+            for drop in schedule.drops
         ),
         provenance={},
     )

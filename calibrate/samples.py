@@ -69,6 +69,11 @@ class Sample:
         """The first accepted answer."""
         return self.answers[0] if self.answers else None
 
+    @property
+    def has_pictures(self) -> bool:
+        """Whether it has images or a video."""
+        return bool(self.images) or self.video is not None
+
     def conversation(self) -> list[dict[str, Any]]:
         """The conversation in the shape that Hugging Face chat templates read."""
         return [
@@ -260,6 +265,8 @@ def _parse(line: bytes, where: str, folder: Path) -> Sample:
     if "id" not in data or not isinstance(data["id"], str | int):
         raise InputError(f"{where}: needs an 'id' (a string, unique in the file)")
     where = f"{where}: sample {data['id']}"
+    if "images" not in data and data.get("video") is None:
+        raise InputError(f"{where}: needs 'images', a list of file names ([] for text alone), or 'video'")
     video, images = data.get("video"), data.get("images", [])
     if not isinstance(images, list) or not all(isinstance(item, str) and item for item in images):
         raise InputError(f"{where}: 'images' must be a list of file names relative to the sample file")

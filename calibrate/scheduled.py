@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from vitcop.calibrate.attention_masks import causal_mask
 from vitcop.calibrate.original import OriginalRunner, cache_bytes, clock, next_positions
 from vitcop.calibrate.prompt import PromptBatch
 from vitcop.calibrate.recording import Recorded, recording
@@ -175,14 +176,10 @@ class ScheduledRunner:
         """Feed T tokens a row (int64 [B,T]) at once; logits fp32 [B,T,vocab]."""
         ids_BT = torch.as_tensor(token_ids, device=self.model.device)
         hidden = self._decoder.embed_tokens(ids_BT)
-        steps_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
         positions = next_positions(state.next_position, ids_BT.shape[1])
         rotary = self._decoder.rotary_emb(hidden, position_ids=self.family.rotary_ids(positions))
-        causal_BTT = (steps_T[:, None] >= steps_T).expand(len(ids_BT), -1, -1)
-        attends = [
-            self._as_mask(torch.cat([mask[:, None].expand(-1, len(steps_T), -1), causal_BTT], dim=2), hidden.dtype)
-            for mask in state.masks
-        ]
+        state.masks = [torch.cat([mask, mask.new_ones(ids_BT.shape)], dim=1) for mask in state.masks]
+        attends = [self._mask(mask, hidden) for mask in state.masks]
         for i, layer in enumerate(self._decoder.layers):
             hidden = layer(
                 hidden,
@@ -191,7 +188,6 @@ class ScheduledRunner:
                 past_key_values=state.cache,
                 use_cache=True,
             )
-        state.masks = [torch.cat([mask, mask.new_ones(ids_BT.shape)], dim=1) for mask in state.masks]
         state.next_position = state.next_position + ids_BT.shape[1]
         return self.family.lm_head(self.model)(self._decoder.norm(hidden)).float().cpu().numpy()
 
@@ -244,23 +240,14 @@ class ScheduledRunner:
         numbered_BS = (mask_BS.long().cumsum(1) - 1).clamp_min(0)
         return numbered_BS if kept_BS.dim() == 2 else numbered_BS.unsqueeze(2).expand_as(kept_BS)
 
-    def _geometry(self, stream: Stream) -> tuple[Any, torch.Tensor]:
-        """(rotary tables, attention mask [B,1,S,S]) of a layer group: causal, no padding, and the diagonal always."""
-        length = stream.mask.shape[1]
-        causal_SS = torch.ones(length, length, dtype=torch.bool, device=stream.mask.device).tril()
-        allowed_BSS = causal_SS & stream.mask[:, None]
-        # A row of padding would attend to nothing, and a softmax over nothing is NaN.
-        allowed_BSS = allowed_BSS | torch.eye(length, dtype=torch.bool, device=stream.mask.device)
-        ids = self.family.rotary_ids(stream.positions)
-        return self._decoder.rotary_emb(stream.hidden, position_ids=ids), self._as_mask(
-            allowed_BSS, stream.hidden.dtype
-        )
+    def _geometry(self, stream: Stream) -> tuple[Any, torch.Tensor | None]:
+        """(rotary tables, attention mask) of a layer group."""
+        rotary = self._decoder.rotary_emb(stream.hidden, position_ids=self.family.rotary_ids(stream.positions))
+        return rotary, self._mask(stream.mask, stream.hidden)
 
-    def _as_mask(self, allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """[B,Q,K] bool to what the attention takes: [B,1,Q,K] bool for sdpa, additive for eager."""
-        if self._decoder.config._attn_implementation != "eager":
-            return allowed.unsqueeze(1)
-        return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min).unsqueeze(1)
+    def _mask(self, real_BK: torch.Tensor, hidden_BQH: torch.Tensor) -> torch.Tensor | None:
+        implementation = self._decoder.config._attn_implementation
+        return causal_mask(real_BK, hidden_BQH.shape[1], implementation, hidden_BQH.dtype)
 
     def _drop(
         self, drop: Drop, stream: Stream, keys_BNkvSD: torch.Tensor, last: Recorded | None

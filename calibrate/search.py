@@ -319,7 +319,7 @@ class _Search:
         return self._measured(kind, schedule, losses, name)
 
     def _control(self, schedule: Schedule, name: str) -> Measured | None:
-        return self._on_selection(_EmptyKind(), controls(schedule, self.num_visual, name, seed=self.seed), name)
+        return self._on_selection(_EmptyKind(), controls(schedule, name, seed=self.seed), name)
 
     def _curve(self, chosen: ScheduleKind) -> list[CurvePoint]:
         """The chosen kind, the paper's and the controls over budgets; a kind that cannot meet a budget, or overflows,

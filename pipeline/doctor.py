@@ -123,7 +123,7 @@ def examine(recipe: Recipe | None = None, *, place: Path = Path(".")) -> Examina
             "pip install 'vitcop[tensorrt-llm]'",
             required=target == "tensorrt-llm",
         ),
-        _package("flash-attn", "nothing yet: this version does not use it", "nothing to do"),
+        _package("flash-attn", "--attn flash_attention_2", "pip install 'vitcop[flash-attn]'"),
         Row(
             name="free disk",
             found=size_text(shutil.disk_usage(place).free),

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from vitcop.calibrate.schedule import Schedule
 
 
+MAX_SIDE = 10_000
+"""Greatest side of an image whose tokens are counted."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
     """Facts for machines, text for people."""
@@ -18,20 +22,46 @@ class Inspection:
     text: str
 
 
-def inspect(path: str | Path) -> Inspection:
-    """Tell a bundle, a model folder and a schedule file apart and describe it. Raises InputError for anything else."""
+def inspect(path: str | Path, *, image_size: str | None = None) -> Inspection:
+    """Tell a bundle, a model folder and a schedule file apart and describe it. Raises InputError for anything else.
+
+    Args:
+        image_size: "640x480" (width, height) of an image whose visual tokens are counted.
+    """
     path = Path(path)
+    size = None if image_size is None else parse_size(image_size)
     if path.is_file():
         from vitcop.calibrate.schedule import Schedule
 
+        if size is not None:
+            raise InputError(f"{path}: a schedule knows no image sizes; give a model folder with --image-size")
         return inspect_schedule(Schedule.load(path))
     if not path.is_dir():
         raise InputError(f"{path}: no such file or folder")
-    if (path / "manifest.json").is_file():
-        return _inspect_bundle(path)
-    if (path / "bundle" / "manifest.json").is_file():
-        return _inspect_bundle(path / "bundle")
-    return _inspect_model(path)
+    for folder in (path, path / "bundle"):
+        if (folder / "manifest.json").is_file():
+            return _inspect_bundle(folder, size)
+    return _inspect_model(path, size)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """(width, height) of "640x480". Raises InputError for anything else."""
+    parts = text.lower().replace("×", "x").split("x")
+    if len(parts) != 2 or not all(part.isdecimal() and 0 < int(part) <= MAX_SIDE for part in parts):
+        raise InputError(f"--image-size {text!r}: expected WIDTHxHEIGHT in pixels, such as 640x480")
+    return int(parts[0]), int(parts[1])
+
+
+def visual_tokens_of(folder: Path, size: tuple[int, int]) -> int:
+    """Visual tokens of one image of (width, height) pixels, as the folder's own processor makes them."""
+    from PIL import Image
+
+    from vitcop.calibrate.loading import load_processor
+    from vitcop.pipeline.preflight import family_in
+
+    processor, family = load_processor(folder), family_in(folder)
+    word, _ = family.placeholders(processor)
+    return family.prepare(processor, [word], [[Image.new("RGB", size)]]).num_visual
 
 
 def inspect_schedule(
@@ -104,12 +134,13 @@ def table(rows: list[tuple[str, ...]]) -> list[str]:
     ]
 
 
-def _inspect_bundle(path: Path) -> Inspection:
+def _inspect_bundle(path: Path, size: tuple[int, int] | None) -> Inspection:
     from vitcop.export.bundle import Bundle
 
     bundle = Bundle.open(path, check_weights="none")
     manifest, shape = bundle.manifest, bundle.manifest.architecture
-    schedule = inspect_schedule(bundle.schedule, num_visual=shape.num_visual)
+    counted = None if size is None else visual_tokens_of(path, size)
+    schedule = inspect_schedule(bundle.schedule, num_visual=counted or shape.num_visual)
     engines = sorted(
         item.relative_to(path).as_posix()
         for item in bundle.engines_folder.glob("*/*")
@@ -135,7 +166,7 @@ def _inspect_bundle(path: Path) -> Inspection:
     rows = [
         ("model", f"{manifest.model_id} ({manifest.family}, config {manifest.config_hash[:12]})"),
         ("layers", str(shape.num_layers)),
-        ("visual tokens", f"{shape.num_visual} an image of the encoder's own size"),
+        ("visual tokens", _counted(shape.num_visual, size, counted)),
         ("computes in", shape.dtype),
         ("weights", f"{manifest.weights.mode}, {size_text(facts['weights']['bytes'])} in {bundle.weights_folder}"),
         ("engines", ", ".join(engines) or "none built"),
@@ -144,7 +175,7 @@ def _inspect_bundle(path: Path) -> Inspection:
     return Inspection(facts=facts, text="\n".join([f"bundle {path}", *table(rows), "", schedule.text, "", *files]))
 
 
-def _inspect_model(path: Path) -> Inspection:
+def _inspect_model(path: Path, size: tuple[int, int] | None) -> Inspection:
     from typing import get_args
 
     from vitcop.calibrate.checkpoint import Checkpoint
@@ -153,7 +184,8 @@ def _inspect_model(path: Path) -> Inspection:
 
     checkpoint = Checkpoint.open(path)
     family = family_in(path)
-    size = sum((path / shard).stat().st_size for shard in checkpoint.shards)
+    counted = None if size is None else visual_tokens_of(path, size)
+    num_bytes = sum((path / shard).stat().st_size for shard in checkpoint.shards)
     scores = {"vision": [*family.vision_scores, "uniform", "random"], "drops": list(get_args(DropScore))}
     facts = {
         "kind": "model",
@@ -162,24 +194,30 @@ def _inspect_model(path: Path) -> Inspection:
         "config_hash": checkpoint.config_hash,
         "family": family.name,
         "num_layers": family.num_layers,
-        "visual_tokens": family.num_visual,
+        "visual_tokens": counted or family.num_visual,
         "scores": scores,
-        "weight_bytes": size,
+        "weight_bytes": num_bytes,
         "shards": list(checkpoint.shards),
     }
     lines = [
         ("family", f"{family.name} ({', '.join(checkpoint.config.get('architectures', []))})"),
         ("config", checkpoint.config_hash[:12]),
         ("layers", str(family.num_layers)),
-        ("visual tokens", f"{family.num_visual} an image of the encoder's own size"),
+        ("visual tokens", _counted(family.num_visual, size, counted)),
         ("vision scores", ", ".join(scores["vision"])),
         ("drop scores", ", ".join(scores["drops"])),
         (
             "weights",
-            f"{size_text(size)} in {len(checkpoint.shards)} safetensors file{'s' * (len(checkpoint.shards) > 1)}",
+            f"{size_text(num_bytes)} in {len(checkpoint.shards)} safetensors file{'s' * (len(checkpoint.shards) > 1)}",
         ),
     ]
     return Inspection(facts=facts, text="\n".join([f"model {checkpoint.model_id}", *table(lines)]))
+
+
+def _counted(reference: int, size: tuple[int, int] | None, counted: int | None) -> str:
+    if size is None:
+        return f"{reference} an image of the encoder's own size"
+    return f"{counted} an image of {size[0]} × {size[1]} pixels"
 
 
 def size_text(num_bytes: int) -> str:

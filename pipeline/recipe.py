@@ -122,6 +122,9 @@ class Recipe(Section):
     device: Literal["cpu", "cuda"] = Field(
         "cpu", description="where models run; `calibrate.search` and `build.options` may say otherwise"
     )
+    attn: Literal["eager", "sdpa", "flash_attention_2"] = Field(
+        "sdpa", description="attention of the PyTorch model; flash_attention_2 needs flash-attn and a GPU"
+    )
     data: DataSection
     calibrate: CalibrateSection = CalibrateSection()
     export: ExportSection = ExportSection()
@@ -132,8 +135,8 @@ class Recipe(Section):
 
     @property
     def search_settings(self) -> dict[str, Any]:
-        """Settings of the search, with the device of the recipe."""
-        return {"device": self.device, **self.calibrate.search}
+        """Settings of the search, with device and attention of the recipe."""
+        return {"device": self.device, "attn": self.attn, **self.calibrate.search}
 
     @property
     def target_options(self) -> dict[str, Any]:

@@ -180,6 +180,7 @@ def _run_verify(stage: StageRun) -> None:
         gates=section.gates,
         metric=section.metric,
         device=stage.recipe.device,
+        attn=stage.recipe.attn,
         batch_size=section.batch_size,
         max_new_tokens=section.max_new_tokens,
         limit=section.limit,
@@ -209,6 +210,7 @@ def _run_bench(stage: StageRun) -> None:
         unpruned=stage.out / UNPRUNED if section.unpruned else None,
         compare_torch=section.compare_torch,
         device=stage.recipe.device,
+        attn=stage.recipe.attn,
         out=stage.target("bench.json"),
         batch_size=section.batch_size,
         max_new_tokens=section.max_new_tokens,
@@ -258,7 +260,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         name="calibrate",
         outputs=(Output(path="schedule.json"), Output(path="calibration.json", optional=True)),
-        settings=("calibrate", "device"),
+        settings=("calibrate", "device", "attn"),
         inputs=_calibrate_inputs,
         versions=_torch_versions,
         run=_run_calibrate,
@@ -283,7 +285,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         name="verify",
         outputs=(Output(path="verify.json"),),
-        settings=("verify", "device"),
+        settings=("verify", "device", "attn"),
         after=("bundle", "build.json"),
         inputs=_verify_inputs,
         versions=_target_versions,
@@ -301,7 +303,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         name="bench",
         outputs=(Output(path="bench.json"),),
-        settings=("bench", "device"),
+        settings=("bench", "device", "attn"),
         after=("bundle", "build.json", UNPRUNED),
         inputs=lambda recipe, checked: {"evaluation samples": checked.digests["evaluation"]},
         versions=_bench_versions,

@@ -135,6 +135,18 @@ class Family(ABC):
         """All placeholder ids."""
         return tuple(dict.fromkeys(token for token in (self.image_token, self.video_token) if token is not None))
 
+    def check_decoder(self, *types: str) -> None:
+        """Raises InputError where the language model is of another type, or looks through sliding windows: after a drop
+        it would be open which tokens a window holds."""
+        self.require(text_config__model_type=types)
+        layers = getattr(self.config.text_config, "layer_types", None) or ()
+        windows = getattr(self.config.text_config, "sliding_window", None)
+        if "sliding_attention" in layers or (not layers and windows is not None):
+            raise InputError(
+                f"config.json: text_config.sliding_window {windows!r} is not supported for {self.name}; only full "
+                "attention is"
+            )
+
     def require(self, **expected: Any) -> None:
         """Raises InputError for the first setting of the config that is not as expected; `a__b` means config.a.b."""
         for name, supported in expected.items():
@@ -264,13 +276,21 @@ class Family(ABC):
         layout = spread({self.image_token: images, self.video_token: videos}, batch.visual_ids)
         return replace(batch, vision_inputs=self.encoder_arrays(inputs) | layout)
 
+    def placeholders(self, processor: "Processor") -> tuple[str, str | None]:
+        """What stands in a prompt text for an image, and for a video (None where the family takes none)."""
+        image, video = (
+            None if token is None else processor.tokenizer.convert_ids_to_tokens(token)
+            for token in (self.image_token, self.video_token)
+        )
+        return image, video
+
     def _check_placeholders(self, processor: "Processor", text: str, num_images: int, num_videos: int) -> None:
-        for kind, token, given in (("image", self.image_token, num_images), ("video", self.video_token, num_videos)):
-            word = None if token is None else processor.tokenizer.convert_ids_to_tokens(token)
+        words = self.placeholders(processor)
+        for kind, word, given in zip(("image", "video"), words, (num_images, num_videos), strict=True):
             if given and word is None:
                 raise InputError(f"models of family {self.name} take no {kind}")
             found = text.count(word) if word else 0
-            if found != given and not (kind == "video" and token == self.image_token):
+            if found != given:
                 raise InputError(f"the prompt has {found} {word} for {given} {kind}{'s' * (given != 1)}")
 
 

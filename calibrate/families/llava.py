@@ -24,11 +24,8 @@ class LlavaFamily(TileFamily):
 
     def check(self) -> None:
         """The architecture also serves Pixtral, SigLIP and other towers and language models; those are refused."""
-        self.require(
-            vision_config__model_type="clip_vision_model",
-            text_config__model_type="llama",
-            vision_feature_select_strategy="default",
-        )
+        self.require(vision_config__model_type="clip_vision_model", vision_feature_select_strategy="default")
+        self.check_decoder("llama")
         self.check_tiles()
 
     @property
@@ -47,7 +44,7 @@ class LlavaFamily(TileFamily):
     def process(
         self, processor: "Processor", text: str, images: "list[Image]", videos: "list[list[Image]]"
     ) -> tuple[str, dict[str, Any]]:
-        word = processor.tokenizer.convert_ids_to_tokens(self.image_token)
+        word, _ = self.placeholders(processor)
         pixels = stacked(processor.image_processor(images=images)["pixel_values"])
         return expand(text, word, [self.num_visual] * len(images)), {"pixel_values": pixels}
 

@@ -3,10 +3,11 @@
 from typing import Any
 
 from vitcop.calibrate.families.base import Family
+from vitcop.calibrate.families.internvl import InternVLFamily
 from vitcop.calibrate.families.llava import LlavaFamily
 from vitcop.plugins.errors import InputError
 
-_FAMILIES: tuple[type[Family], ...] = (LlavaFamily,)
+_FAMILIES: tuple[type[Family], ...] = (LlavaFamily, InternVLFamily)
 
 
 def supported_architectures() -> tuple[str, ...]:

@@ -97,6 +97,7 @@ def bench(
     model_dir: Path | None = None,
     options: Mapping[str, Any] | None = None,
     device: str = "cpu",
+    attn: str = "sdpa",
     progress: Progress | None = None,
 ) -> Bench:
     """Measure a bundle's engine on one batch of the samples.
@@ -109,6 +110,7 @@ def bench(
         compare_torch: also time PyTorch, original and pruned.
         unpruned: a bundle of the same model with the empty schedule, to compare with.
         model_dir: the checkpoint that PyTorch reads; by default the folder that the bundle refers to.
+        device, attn: where PyTorch runs, and its attention.
 
     Raises InputError for wrong input, such as an unpruned bundle that drops tokens or is of another model or weights.
     """
@@ -124,7 +126,7 @@ def bench(
         rungs[UNPRUNED] = engine.runner(unpruned, options)
         shares[UNPRUNED] = engine.selector_shares(unpruned, batch, options)
     if compare_torch:
-        rungs |= _torch_runners(bundle, model_dir, device)
+        rungs |= _torch_runners(bundle, model_dir, device, attn)
     progress = progress or NoProgress()
     progress.start((warmup + repeats) * len(rungs), "bench")
     times: dict[str, dict[str, list[float]]] = {name: {part: [] for part in PARTS} for name in rungs}
@@ -175,6 +177,7 @@ def bench(
             "repeats": repeats,
             "max_new_tokens": max_new_tokens,
             "device": device,
+            "attn": attn,
             "options": dict(options or {}),
         },
         notes=(
@@ -222,13 +225,13 @@ def _one_batch(bundle: Bundle, samples: "Sequence[Sample]", batch_size: int) -> 
     return batch
 
 
-def _torch_runners(bundle: Bundle, model_dir: Path | None, device: str) -> dict[str, Runner]:
+def _torch_runners(bundle: Bundle, model_dir: Path | None, device: str, attn: str) -> dict[str, Runner]:
     from vitcop.calibrate.loading import load_model
     from vitcop.calibrate.scheduled import OriginalRunner, ScheduledRunner
     from vitcop.export.measure.rungs import open_original
 
     checkpoint = open_original(bundle, model_dir)
-    model, _, family = load_model(checkpoint, device=device, dtype=bundle.manifest.architecture.dtype)
+    model, _, family = load_model(checkpoint, device=device, dtype=bundle.manifest.architecture.dtype, attn=attn)
     return {
         TORCH_PRUNED: ScheduledRunner(model, family, bundle.schedule, name=TORCH_PRUNED),
         TORCH_ORIGINAL: OriginalRunner(model, family),

@@ -40,6 +40,7 @@ def open_rungs(
     model_dir: Path | None = None,
     controls: bool = True,
     device: str = "cpu",
+    attn: str = "sdpa",
     seed: int = 0,
 ) -> Rungs:
     """Load PyTorch model and engine.
@@ -57,7 +58,7 @@ def open_rungs(
 
     manifest = bundle.manifest
     checkpoint = open_original(bundle, model_dir)
-    model, _, family = load_model(checkpoint, device=device, dtype=manifest.architecture.dtype)
+    model, _, family = load_model(checkpoint, device=device, dtype=manifest.architecture.dtype, attn=attn)
     schedule = bundle.schedule
     runners: dict[str, Runner] = {
         ORIGINAL: OriginalRunner(model, family),
@@ -65,9 +66,8 @@ def open_rungs(
         ENGINE: engine,
     }
     if controls and not schedule.is_empty:
-        num_visual = manifest.architecture.num_visual
         for name in CONTROLS:
-            control = control_schedule(schedule, num_visual, name, seed)
+            control = control_schedule(schedule, name, seed)
             runners[name] = ScheduledRunner(model, family, control, name=name)
     return Rungs(
         runners=runners,

@@ -48,6 +48,7 @@ def verify(
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
     device: str = "cpu",
+    attn: str = "sdpa",
     progress: Progress | None = None,
 ) -> Verification:
     """Hold a bundle's engine against PyTorch.
@@ -64,6 +65,7 @@ def verify(
         seed: of the random control and of the bootstrap.
         options: options of the target, by name.
         device: where PyTorch runs.
+        attn: attention of the PyTorch model: "sdpa", "eager" or "flash_attention_2".
 
     Weights that changed since the export are measured as they are, and fail a gate of their own. Raises InputError for
     wrong input. A failed gate raises nothing: look at `passed` or call `check()`.
@@ -78,6 +80,7 @@ def verify(
         model_dir=model_dir,
         controls=controls,
         device=device,
+        attn=attn,
         seed=seed,
     )
     from vitcop.calibrate.samples import batches, samples_digest
@@ -91,13 +94,17 @@ def verify(
             progress.advance()
 
     rows = [by_id[sample.id] for sample in samples]
-    groups = [tuple(map(str, sample.images)) or sample.id for sample in samples]
+    groups = [
+        tuple(map(str, (*sample.images, sample.video or ""))) if sample.has_pictures else sample.id
+        for sample in samples
+    ]
     settings = {
         "metric": metric,
         "batch_size": batch_size,
         "max_new_tokens": max_new_tokens,
         "seed": seed,
         "device": device,
+        "attn": attn,
     }
     digest = samples_digest(samples)
     scores = score_tables(rows, groups, seed=seed)

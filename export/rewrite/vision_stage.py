@@ -1,5 +1,6 @@
 """VisionStagePass: stage I. Keep the best visual tokens before the projector reads them."""
 
+import math
 import operator
 from collections.abc import Mapping
 
@@ -113,11 +114,11 @@ class VisionStagePass(Pass):
         patches, grid, group = (
             fxg.call_function(GATHER_ROWS, (graph.placeholder(name), kept)) for name in (PATCHES, GRID, GROUP)
         )
-        per_token = self.score_inputs[PATCHES].example.shape[2]
+        clustered = Patches(fxg, patches, self.score_inputs[PATCHES].example.shape[2])
         return fxg.call_function(
             vitcop.density_peak_clusters.default,
             (
-                Patches(fxg, patches, per_token).token_keys(keys),
+                clustered.mean(clustered.take(keys)),
                 grid,
                 group,
                 *clusters.centers,
@@ -144,66 +145,60 @@ class Patches:
     """
 
     def __init__(self, graph: fx.Graph, index: fx.Node, per_token: int) -> None:
-        self.graph, self.per_token = graph, per_token
-        self.batch = self.call(aten.sym_size.int, index, 0)
-        self.flat = self.reshape(index, -1)
+        self.graph, self.index, self.per_token = graph, index, per_token
+        self.batch, self.tokens = (self.call(aten.sym_size.int, index, axis) for axis in (0, 1))
 
     def call(self, target: object, *arguments: object) -> fx.Node:
         """One node."""
         return self.graph.call_function(target, arguments)
 
-    def reshape(self, value: fx.Node, *sizes: int) -> fx.Node:
-        """[B,…] -> [B,*sizes]."""
-        return self.call(aten.reshape.default, value, [self.batch, *sizes])
+    def take(self, values: fx.Node) -> fx.Node:
+        """[P,…] -> fp32 [B,V,M,X], all of a patch's values side by side."""
+        flat = self.call(aten.reshape.default, values, [-1, math.prod(values.meta["val"].shape[1:])])
+        return _fp32(self.graph, self.call(aten.embedding.default, flat, self.index), values)
 
-    def take(self, vectors: fx.Node) -> fx.Node:
-        """[P,Nh,D] -> fp32 [B,V·M,Nh·D]."""
-        heads, dim = vectors.meta["val"].shape[1:]
-        flat = self.call(aten.reshape.default, vectors, [-1, heads * dim])
-        return _fp32(self.graph, self.call(aten.embedding.default, flat, self.flat), vectors)
+    def mean(self, taken: fx.Node) -> fx.Node:
+        """[B,V,M,X] -> [B,V,X]."""
+        return self.call(aten.squeeze.dim, taken, 2) if self.per_token == 1 else self.call(aten.mean.dim, taken, [2])
 
     def heads(self, vectors: fx.Node) -> fx.Node:
-        """[P,Nh,D] -> fp32 [B,V·M,Nh,D]."""
-        return self.reshape(self.take(vectors), -1, *vectors.meta["val"].shape[1:])
+        """[P,Nh,D] -> fp32 [B,Nh,V·M,D]."""
+        # Every size is spelled out: one that torch.export would have to divide for becomes a guard it may refuse.
+        total = self.call(operator.mul, self.tokens, self.per_token)
+        sizes = [self.batch, total, *vectors.meta["val"].shape[1:]]
+        return self.call(aten.transpose.int, self.call(aten.reshape.default, self.take(vectors), sizes), 1, 2)
 
-    def mean(self, scores: fx.Node) -> fx.Node:
-        """[B,V·M] -> [B,V]."""
-        return self.call(aten.mean.dim, self.reshape(scores, -1, self.per_token), [2]) if self.per_token > 1 else scores
+    def per_patch(self, scores: fx.Node) -> fx.Node:
+        """[B,V·M] -> [B,V], the mean of each token's patches."""
+        sizes = [self.batch, self.tokens, self.per_token, 1]
+        return self.call(aten.squeeze.dim, self.mean(self.call(aten.reshape.default, scores, sizes)), 2)
 
-    def token_keys(self, keys: fx.Node) -> fx.Node:
-        """[P,Nh,D] -> fp32 [B,V,Nh·D], the mean over the patches of a token."""
-        heads, dim = keys.meta["val"].shape[1:]
-        taken = self.take(keys)
-        if self.per_token == 1:
-            return taken
-        return self.call(aten.mean.dim, self.reshape(taken, -1, self.per_token, heads * dim), [2])
-
-    def every(self) -> fx.Node:
-        """int64 [B,V·M]: 0, 1, 2, … in each row."""
-        return _numbers(self.graph, self.flat)
+    def every(self, keys: fx.Node) -> fx.Node:
+        """int64 [B,V·M]: 0, 1, 2, … in each row, for keys [B,Nh,V·M,D]."""
+        return _numbers(self.graph, self.call(aten.select.int, self.call(aten.select.int, keys, 3, 0), 1, 0))
 
 
 def _class_attention(patches: Patches, watched: dict[str, fx.Node], scale: float) -> fx.Node:
     saliency = patches.call(vitcop.vision_saliency.default, watched["class_query"], watched["class_keys"], scale)
     column = patches.call(aten.reshape.default, saliency, [-1, 1])
-    return patches.mean(patches.reshape(patches.call(aten.embedding.default, column, patches.flat), -1))
+    return patches.call(aten.squeeze.dim, patches.mean(patches.call(aten.embedding.default, column, patches.index)), 2)
 
 
 def _mean_query(patches: Patches, watched: dict[str, fx.Node], scale: float) -> fx.Node:
-    query = patches.call(aten.mean.dim, patches.heads(watched["patch_queries"]), [1])
-    keys = patches.call(aten.transpose.int, patches.heads(watched["patch_keys"]), 1, 2)
-    every = patches.every()
+    query = patches.call(aten.mean.dim, patches.heads(watched["patch_queries"]), [2])
+    keys = patches.heads(watched["patch_keys"])
+    every = patches.every(keys)
     scores = patches.call(vitcop.text_query_scores.default, query, keys, every, _ones(patches.graph, every), scale)
-    return patches.mean(scores)
+    return patches.per_patch(scores)
 
 
 def _key_norm(patches: Patches, watched: dict[str, fx.Node], scale: float) -> fx.Node:
-    keys = patches.call(aten.transpose.int, patches.heads(watched["patch_keys"]), 1, 2)
-    return patches.mean(patches.call(vitcop.knorm_scores.default, keys, patches.every(), 1))
+    keys = patches.heads(watched["patch_keys"])
+    return patches.per_patch(patches.call(vitcop.knorm_scores.default, keys, patches.every(keys), 1))
 
 
 def _key_diversity(patches: Patches, watched: dict[str, fx.Node], scale: float) -> fx.Node:
-    keys = patches.token_keys(watched["patch_keys"])
+    keys = patches.mean(patches.take(watched["patch_keys"]))
     length = patches.call(
         aten.clamp_min.default, patches.call(aten.linalg_vector_norm.default, keys, 2, [2], True), 1e-12
     )
@@ -222,7 +217,8 @@ SCORES = {
 
 def _numbers(fxg: fx.Graph, like: fx.Node) -> fx.Node:
     """int64 [B,N]: 0, 1, 2, … in each row."""
-    return fxg.call_function(aten.sub.Tensor, (fxg.call_function(aten.cumsum.default, (_ones(fxg, like), 1)), 1))
+    ones = fxg.call_function(aten.ones_like.default, (like,), {"dtype": torch.int64})
+    return fxg.call_function(aten.sub.Tensor, (fxg.call_function(aten.cumsum.default, (ones, 1)), 1))
 
 
 def _ones(fxg: fx.Graph, like: fx.Node) -> fx.Node:

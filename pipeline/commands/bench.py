@@ -2,7 +2,14 @@
 
 import click
 
-from vitcop.pipeline.commands.options import PATH, engine_options, json_option, out_option, target_options
+from vitcop.pipeline.commands.options import (
+    PATH,
+    attention_option,
+    engine_options,
+    json_option,
+    out_option,
+    target_options,
+)
 
 
 @click.command(name="bench", short_help="Time the engine, pruned and unpruned.")
@@ -28,6 +35,7 @@ from vitcop.pipeline.commands.options import PATH, engine_options, json_option, 
 @click.option(
     "--warmup", type=click.IntRange(min=0), default=2, show_default=True, help="Repetitions that are not counted."
 )
+@attention_option
 @out_option("Where bench.json is written.", required=False)
 @json_option()
 def command(

@@ -2,7 +2,7 @@
 
 import click
 
-from vitcop.pipeline.commands.options import PATH, json_option, out_option
+from vitcop.pipeline.commands.options import PATH, attention_option, json_option, out_option
 
 
 @click.command(name="calibrate", short_help="Find the best schedule within a budget.")
@@ -21,10 +21,19 @@ from vitcop.pipeline.commands.options import PATH, json_option, out_option
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of everything random.")
 @click.option("--limit", type=click.IntRange(min=1), help="Use only the first so many samples of each file.")
+@attention_option
 @out_option("Folder for schedule.json and calibration.json.")
 @json_option()
 def command(
-    model: str, calibration: str, selection: str, budget: str, seed: int, limit: int | None, out: str, as_json: bool
+    model: str,
+    calibration: str,
+    selection: str,
+    budget: str,
+    seed: int,
+    limit: int | None,
+    attn: str,
+    out: str,
+    as_json: bool,
 ) -> None:
     """Find the schedule that keeps the most quality within a budget.
 
@@ -36,6 +45,9 @@ def command(
 
     console = Console(as_json=as_json)
     limits = {"calibration_limit": limit, "selection_limit": limit}
-    schedule = calibrate(model, calibration, selection, budget=budget, seed=seed, **limits, out=out, console=console)
+    settings = {"attn": attn}
+    schedule = calibrate(
+        model, calibration, selection, budget=budget, seed=seed, settings=settings, **limits, out=out, console=console
+    )
     found = inspect_schedule(schedule, model=model)
     console.result(found.facts, found.text)

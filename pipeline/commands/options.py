@@ -10,6 +10,7 @@ from vitcop.plugins.errors import InputError
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 PATH = click.Path()
+ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
 
 
 def json_option() -> Decorator:
@@ -31,6 +32,17 @@ def target_options(function: Callable[..., Any]) -> Callable[..., Any]:
         "--device", metavar="cpu|cuda", help="Where the engine runs; the target's own default where left out."
     )(function)
     return click.option("--target", default="onnxruntime", show_default=True, help="The runtime.")(function)
+
+
+def attention_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--attn."""
+    return click.option(
+        "--attn",
+        type=click.Choice(ATTENTIONS),
+        default="sdpa",
+        show_default=True,
+        help="Attention of the PyTorch model; flash_attention_2 needs flash-attn and a GPU.",
+    )(function)
 
 
 def engine_options(device: str | None, extra: tuple[str, ...]) -> dict[str, Any]:

@@ -2,7 +2,14 @@
 
 import click
 
-from vitcop.pipeline.commands.options import PATH, engine_options, json_option, out_option, target_options
+from vitcop.pipeline.commands.options import (
+    PATH,
+    attention_option,
+    engine_options,
+    json_option,
+    out_option,
+    target_options,
+)
 
 
 @click.command(name="verify", short_help="Compare the engine with the PyTorch original.")
@@ -44,6 +51,7 @@ from vitcop.pipeline.commands.options import PATH, engine_options, json_option, 
     show_default=True,
     help="Seed of the bootstrap and of the control `random`.",
 )
+@attention_option
 @out_option("Where verify.json is written.", required=False)
 @json_option()
 def command(

@@ -22,6 +22,7 @@ def bench(
     unpruned: str | Path | None = None,
     compare_torch: bool = True,
     device: str = "cpu",
+    attn: str = "sdpa",
     out: str | Path | None = None,
     batch_size: int = 1,
     max_new_tokens: int = 16,
@@ -39,6 +40,7 @@ def bench(
         unpruned: a bundle of the same model without dropping, to compare with.
         compare_torch: also time PyTorch, original and pruned.
         device: where PyTorch runs.
+        attn: attention of the PyTorch model: "sdpa", "eager" or "flash_attention_2".
         out: where bench.json is written, if anywhere.
         repeats, warmup: timed repetitions, and those before them that do not count.
 
@@ -66,6 +68,7 @@ def bench(
             unpruned=reference,
             compare_torch=compare_torch,
             device=device,
+            attn=attn,
             batch_size=batch_size,
             max_new_tokens=max_new_tokens,
             repeats=repeats,

@@ -76,7 +76,7 @@ def generate(
         raise InputError("the prompt is empty")
     for word, given in ((PLACEHOLDER, len(pictures)), (VIDEO_PLACEHOLDER, len(films))):
         if prompt.count(word) not in (0, given):
-            raise InputError(f"the prompt has {prompt.count(word)} {word} for {given} of them")
+            raise InputError(f"the prompt has {prompt.count(word)} {word} for {given} {word[1:-1]}{'s' * (given != 1)}")
     content = prompt_parts(prompt, len(pictures), len(films))
     engine = open_target(target)
 

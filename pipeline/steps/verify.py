@@ -31,6 +31,7 @@ def verify(
     controls: bool = True,
     seed: int = 0,
     device: str = "cpu",
+    attn: str = "sdpa",
     console: Console | None = None,
 ) -> "Verification":
     """Hold three rungs against each other: the original, pruned PyTorch, the engine.
@@ -50,6 +51,7 @@ def verify(
         controls: also measure random and uniform at the same budget.
         seed: of the bootstrap and of the control random.
         device: where PyTorch runs.
+        attn: attention of the PyTorch model: "sdpa", "eager" or "flash_attention_2".
 
     Returns the verification; look at `passed`. Raises InputError for anything wrong with bundle, samples or gates.
     """
@@ -81,6 +83,7 @@ def verify(
             controls=controls,
             seed=seed,
             device=device,
+            attn=attn,
             progress=progress,
         )
     if out is not None:

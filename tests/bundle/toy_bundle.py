@@ -5,6 +5,7 @@ the last logits are (sum of all values of all layers at real positions + last hi
 masks, lengths and dropping all show in the answer.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +17,21 @@ from vitcop.calibrate.checkpoint import read_header
 from vitcop.calibrate.prompt import PromptBatch, batch_prompts
 from vitcop.calibrate.schedule import Drop, Schedule, VisionStage
 from vitcop.export.bundle import Architecture, Bundle, write_bundle, writing_bundle
+from vitcop.export.bundle.architecture import GraphInputRecord
 
 HIDDEN, VOCAB, IMAGE_TOKEN, EOS = 4, 16, 4, 2
 ARCHITECTURE = Architecture(
     num_layers=2,
     num_visual=4,
-    grid=(2, 2),
-    vision_shape=(3, 4, 4),
+    vision_inputs=(GraphInputRecord(name="pixel_values", kind="float", axes=("B", "3", "4", "4")),),
+    num_planes=0,
+    position_axes=1,
+    patches_per_token=1,
+    visual_tokens=(IMAGE_TOKEN,),
     hidden_size=HIDDEN,
     num_kv_heads=1,
     head_dim=HIDDEN,
     vocab_size=VOCAB,
-    image_token=IMAGE_TOKEN,
     eos_token_ids=(EOS,),
     dtype="float32",
 )
@@ -57,7 +61,8 @@ vision (float[B,3,4,4] pixel_values) => (float[B,4,4] visual_features) {{ {VISIO
     visual_features = MatMul (flat, vision)
 }}"""
 VISION_PRUNED = f"""{HEADER}
-vision (float[B,3,4,4] pixel_values) => (float[B,3,4] visual_features, int64[B,3] kept_patches) {{ {VISION_BODY}
+vision (float[B,3,4,4] pixel_values, int64[B,4,1] visual_patches) =>
+    (float[B,3,4] visual_features, int64[B,3] kept_patches) {{ {VISION_BODY}
     all = MatMul (flat, vision)
     kept_patches = vitcop.VisionSaliency (all)
     axis = Constant <value = int64[1] {{2}}> ()
@@ -271,7 +276,9 @@ def toy_batch(rows: int = 2, seed: int = 0) -> PromptBatch:
     rng = np.random.default_rng(seed)
     ids = [[1, *[IMAGE_TOKEN] * 4, *rng.integers(5, VOCAB, 2 + row)] for row in range(rows)]
     pixels = rng.standard_normal((rows, 3, 4, 4)).astype(np.float32)
-    return batch_prompts([[int(i) for i in row] for row in ids], IMAGE_TOKEN, 0, {"pixel_values": pixels})
+    batch = batch_prompts([[int(i) for i in row] for row in ids], (IMAGE_TOKEN,), 0)
+    patches = np.arange(rows * 4).reshape(rows, 4, 1)
+    return replace(batch, vision_inputs={"pixel_values": pixels, "visual_patches": patches})
 
 
 def toy_forward(

@@ -21,8 +21,7 @@ def test_schedule_on_gpu_equals_cpu(name, tiny, samples):
     """Same kept tokens and logits to 1e-4 (random weights, fp32, TF32 off)."""
     torch.backends.cuda.matmul.allow_tf32 = False
     _, batch = next(iter(batches(samples[:3], tiny.processor, tiny.family, 3)))
-    rows, columns = tiny.family.grid(tiny.model.config)
-    schedule = preset(name, tiny.family.num_layers(tiny.model.config), rows * columns)
+    schedule = preset(name, tiny.family.num_layers, tiny.family.num_visual)
     on_cpu = ScheduledRunner(tiny.model, tiny.family, schedule).prefill(batch)
     on_gpu = ScheduledRunner(copy.deepcopy(tiny.model).cuda(), tiny.family, schedule).prefill(batch)
     np.testing.assert_allclose(on_gpu.logits, on_cpu.logits, atol=1e-4, rtol=1e-4)

@@ -79,7 +79,7 @@ def test_refusals():
 @pytest.mark.parametrize("name", PRESET_NAMES)
 def test_controls_keep_counts_and_layers(name, score):
     base = preset(name, 8, 144)
-    control = controls(base, 144, score, seed=5)
+    control = controls(base, score, seed=5)
     assert control.layer_counts(144) == base.layer_counts(144)
     assert [drop.layer for drop in control.drops] == [drop.layer for drop in base.drops]
     stages = [*control.drops, *([control.vision] if control.vision else [])]

@@ -17,6 +17,13 @@ from vitcop.plugins.errors import InputError
 @pytest.fixture
 def folder(tmp_path):
     Image.new("RGB", (8, 6), (255, 0, 0)).save(tmp_path / "a.png")
+    frames = [Image.new("RGB", (8, 6), (40 * i, 0, 0)) for i in range(3)]
+    frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:])
+    for name in ("empty", "uneven", "frames"):
+        (tmp_path / name).mkdir()
+    for i in range(3):
+        frames[i].save(tmp_path / "frames" / f"{i:03d}.png")
+        frames[i].resize((8 + i, 6)).save(tmp_path / "uneven" / f"{i}.png")
     return tmp_path
 
 
@@ -46,6 +53,33 @@ def test_prompt_gets_one_image_in_front(folder):
     assert (loaded.answer, loaded.answers, loaded.subset) == ("red", ("red",), "color")
     (picture,) = loaded.open_images()
     assert picture.mode == "RGB" and picture.size == (8, 6)
+
+
+def test_every_image_gets_a_placeholder_and_text_needs_none(folder):
+    two, none = load_samples(
+        write(folder, sample(images=["a.png", "a.png"]), sample(id="text", images=[], prompt="what ?"))
+    )
+    assert [part["type"] for part in two.conversation()[0]["content"]] == ["image", "image", "text"]
+    assert none.conversation()[0]["content"] == [{"type": "text", "text": "what ?"}]
+    assert none.open_images() == none.open_videos() == []
+
+
+@pytest.mark.parametrize("name", ["film.gif", "frames"])
+def test_a_video_is_a_folder_of_frames_or_an_animated_image(folder, name):
+    (loaded,) = load_samples(write(folder, sample(images=..., video=name)))
+    assert [part["type"] for part in loaded.conversation()[0]["content"]] == ["video", "text"]
+    (frames,) = loaded.open_videos()
+    assert [frame.mode for frame in frames] == ["RGB"] * 3 and {frame.size for frame in frames} == {(8, 6)}
+    reds = [frame.getpixel((0, 0))[0] for frame in frames]
+    assert reds == sorted(reds) and reds[0] < reds[2]
+
+
+def test_the_digest_of_a_video_is_that_of_its_frames(folder):
+    line = sample(images=..., video="frames")
+    (before,) = load_samples(write(folder, line))
+    Image.new("RGB", (8, 6), (0, 9, 0)).save(folder / "frames" / "001.png")
+    (after,) = load_samples(write(folder, line))
+    assert before.digest != after.digest and before.content_digest != after.content_digest
 
 
 def test_placeholder_in_prompt_is_honoured(folder):
@@ -89,7 +123,7 @@ def test_orientation_and_mode(folder):
         ([1], "expected a JSON object"),
         (sample(id=...), "needs an 'id'"),
         (sample(images=...), "sample x: needs 'images'"),
-        (sample(images=[]), "needs 'images'"),
+        (sample(images="a.png"), "'images' must be a list"),
         (sample(prompt=...), "exactly one of 'prompt' and 'conversation'"),
         (sample(conversation=[]), "exactly one of"),
         (sample(prompt=" "), "'prompt' must be a text"),
@@ -104,10 +138,15 @@ def test_orientation_and_mode(folder):
             ),
             "must end with a user message",
         ),
-        (sample(images=["a.png", "a.png"]), "2 images but 1 image placeholders"),
+        (sample(images=["a.png", "a.png"], prompt="<image> ?"), "2 images but 1 image placeholders"),
+        (sample(images=[], prompt="<image> ?"), "0 images but 1 image placeholders"),
         (sample(images=["b.png"]), "b.png is not there"),
         (sample(images=["."]), "is not there"),
-        (sample(video="v.mp4"), "video is not supported"),
+        (sample(video=["v"]), "'video' must be the name"),
+        (sample(video="v.mp4"), "v.mp4 is not there"),
+        (sample(video="empty"), "holds no frames"),
+        (sample(video="uneven"), "differ in size"),
+        (sample(video="film.gif", prompt="<image> <video> <video>"), "1 videos but 2 video placeholders"),
         (sample(answer=3), "'answer' must be"),
         (sample(subset=3), "'subset' must be"),
     ],
@@ -185,9 +224,7 @@ def test_batches_group_by_length_and_lose_nothing(tiny, tmp_path):
         np.testing.assert_array_equal(batch.input_ids, batch_again.input_ids)
         lengths = batch.attention_mask.sum(axis=1)
         assert (np.diff(lengths) >= 0).all()
-        assert (
-            batch.input_ids[np.arange(len(members))[:, None], batch.visual_index] == tiny.processor.image_token_id
-        ).all()
+        assert (batch.input_ids[np.arange(len(members))[:, None], batch.visual_index] == tiny.family.image_token).all()
         for row, member in enumerate(members):
             ((_, alone),) = batches([member], tiny.processor, tiny.family, 1)
             np.testing.assert_array_equal(batch.input_ids[row, -lengths[row] :], alone.input_ids[0])
@@ -198,7 +235,6 @@ def test_batches_group_by_length_and_lose_nothing(tiny, tmp_path):
 
 
 def test_a_sample_that_the_model_cannot_take_is_named(tiny, folder):
-    turns = [{"role": "user", "content": "<image> <image> both ?"}]
-    loaded = load_samples(write(folder, sample(id="two", prompt=..., conversation=turns, images=["a.png", "a.png"])))
-    with pytest.raises(InputError, match="sample two: .*one image"):
+    loaded = load_samples(write(folder, sample(id="film", images=..., video="frames")))
+    with pytest.raises(InputError, match="sample film: models of family llava take no video"):
         list(batches(loaded, tiny.processor, tiny.family, 1))

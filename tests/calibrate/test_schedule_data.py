@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vitcop.calibrate.presets import preset
-from vitcop.calibrate.prompt import batch_prompts, stack_prompts
+from vitcop.calibrate.prompt import batch_prompts
 from vitcop.calibrate.schedule import Clusters, Drop, Schedule, VisionStage
 from vitcop.plugins.errors import InputError
 
@@ -51,7 +51,7 @@ def change(path, value):
         (["positions"], "new", "original, reindexed"),
         (["vision", "keep"], [3, 2], "3/2 must be above 0"),
         (["vision", "keep"], [1.0, 2], "two integers"),
-        (["vision", "score"], "k_norm", "class_attention, uniform, random"),
+        (["vision", "score"], "k_norm", "key_diversity, uniform, random"),
         (["vision", "clusters"], None, "a merge must be the first drop"),
         (["vision", "clusters", "cutoff_quantile"], 0.2, "exactly one"),
         (["drops"], {}, "expected a list"),
@@ -126,23 +126,22 @@ def test_saliency_needs_its_stage():
 
 
 def prompt(before, visual, after):
-    ids = [*range(10, 10 + before), *[IMAGE] * visual, *range(30, 30 + after)]
-    return batch_prompts([ids], IMAGE, PAD, {"pixel_values": np.full((1, 2), before, dtype=np.float32)})
+    return [*range(10, 10 + before), *[IMAGE] * visual, *range(30, 30 + after)]
 
 
-def test_stacking_pads_on_the_left():
-    stacked = stack_prompts([prompt(1, 3, 2), prompt(4, 3, 1)], PAD)
+def test_batching_pads_on_the_left():
+    stacked = batch_prompts([prompt(1, 3, 2), prompt(4, 3, 1)], (IMAGE,), PAD)
     assert stacked.input_ids.tolist() == [[0, 0, 10, 4, 4, 4, 30, 31], [10, 11, 12, 13, 4, 4, 4, 30]]
     assert stacked.visual_index.tolist() == [[3, 4, 5], [4, 5, 6]]
     assert stacked.position_ids.tolist() == [[0, 0, 0, 1, 2, 3, 4, 5], list(range(8))]
     assert stacked.next_position.tolist() == [6, 8]
-    assert stacked.vision_inputs["pixel_values"].tolist() == [[1, 1], [4, 4]]
+    assert stacked.token_ids() == [prompt(1, 3, 2), prompt(4, 3, 1)]
     with pytest.raises(InputError, match=r"numbers of visual tokens \[2, 3\]"):
-        stack_prompts([prompt(1, 3, 2), prompt(1, 2, 2)], PAD)
+        batch_prompts([prompt(1, 3, 2), prompt(1, 2, 2)], (IMAGE,), PAD)
 
 
 def test_dropping_placeholders_keeps_positions():
-    stacked = stack_prompts([prompt(1, 3, 2), prompt(4, 3, 1)], PAD)
+    stacked = batch_prompts([prompt(1, 3, 2), prompt(4, 3, 1)], (IMAGE,), PAD)
     shorter = stacked.after_vision(np.array([[0, 2], [1, 2]]))
     assert shorter.input_ids.tolist() == [[0, 0, 10, 4, 4, 30, 31], [10, 11, 12, 13, 4, 4, 30]]
     assert shorter.position_ids.tolist() == [[0, 0, 0, 1, 3, 4, 5], [0, 1, 2, 3, 5, 6, 7]]

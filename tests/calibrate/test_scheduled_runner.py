@@ -40,8 +40,8 @@ SCHEDULES = {
         Drop(layer=3, score="vision_saliency", order="largest", keep=(1, 2)),
         vision=VISION,
     ),
-    "uniform": controls(preset("paper-1/3", 4, 16), 16, "uniform"),
-    "random": controls(preset("paper-1/3", 4, 16), 16, "random", seed=7),
+    "uniform": controls(preset("paper-1/3", 4, 16), "uniform"),
+    "random": controls(preset("paper-1/3", 4, 16), "random", seed=7),
     "paper": preset("paper-1/3", 4, 16),
     "merge sum": schedule(
         Drop(layer=1, op="merge", keep=(1, 2)),
@@ -127,10 +127,10 @@ def masked_logits(tiny, case, single, prefill) -> np.ndarray:
         kept = kept[trace.kept_visual[0]]
         dropped_before[drop.layer] = np.setdiff1d(np.arange(16), kept)
     with torch.inference_mode():
-        features = tiny.family.visual_features(tiny.model, torch.tensor(single.vision_inputs["pixel_values"]))
+        features = features_of(tiny, single)
         hidden = decoder.embed_tokens(torch.tensor(single.input_ids)).clone()
         places = torch.tensor(single.visual_index[0])
-        hidden[0, places] = features[0]
+        hidden[0, places] = features
         length = hidden.shape[1]
         rotary = decoder.rotary_emb(hidden, position_ids=torch.arange(length)[None])
         allowed = torch.ones(length, length).tril().bool()
@@ -141,9 +141,15 @@ def masked_logits(tiny, case, single, prefill) -> np.ndarray:
         return tiny.model.lm_head(decoder.norm(hidden[:, -1])).numpy()
 
 
+def features_of(tiny, batch) -> torch.Tensor:
+    """[N,H]: the one image of a batch through the model's own tower and projector."""
+    pixels = torch.tensor(batch.model_inputs["pixel_values"])
+    return tiny.model.model.get_image_features(pixel_values=pixels).pooler_output[0]
+
+
 def test_saliency_is_the_class_row_of_the_attention_map(tiny, batch):
-    output = run_vision(tiny.model, tiny.family, batch.vision_inputs)
-    scores = keep_patches(output, VISION, (4, 4)).scores
+    output = run_vision(tiny.model, tiny.family, batch)
+    scores = keep_patches(output, VISION).scores
     tower = tiny.model.model.vision_tower
     tower.set_attn_implementation("eager")
     try:
@@ -192,9 +198,9 @@ def test_reindexed_positions_are_those_of_a_shorter_prompt(tiny, singles):
     found = generate(runner, singles[0], max_new_tokens=4, eos_ids=(), keep_logits=True)
     shorter = singles[0].after_vision(found.prefill.vision.kept_visual)
     with torch.inference_mode():
-        features = tiny.family.visual_features(tiny.model, torch.tensor(shorter.vision_inputs["pixel_values"]))
+        features = features_of(tiny, shorter)
         embeds = tiny.model.get_input_embeddings()(torch.tensor(shorter.input_ids)).clone()
-        embeds[0, shorter.visual_index[0]] = features[0, found.prefill.vision.kept_visual[0]]
+        embeds[0, shorter.visual_index[0]] = features[found.prefill.vision.kept_visual[0]]
         fed = tiny.model.get_input_embeddings()(torch.tensor([found.tokens[0][:-1]]))
         expected = tiny.model(inputs_embeds=torch.cat([embeds, fed], dim=1)).logits[:, -4:]
     np.testing.assert_allclose(found.logits, expected.numpy(), atol=2e-5)
@@ -212,7 +218,7 @@ def test_decoding_goes_on_from_the_full_length(tiny, batch):
 
 def test_vision_tower_runs_once_for_many_schedules(tiny, batch):
     calls = []
-    hook = tiny.family.projector(tiny.model).register_forward_hook(lambda *_: calls.append(1))
+    hook = tiny.model.model.multi_modal_projector.register_forward_hook(lambda *_: calls.append(1))
     try:
         cache = VisionCache()
         cached = [

@@ -37,12 +37,13 @@ def captured(tmp_path_factory) -> Captured:
     """Three decoder layers, 16 patches; the three graphs as captured, before any pass."""
     folder = build_tiny_llava(tmp_path_factory.mktemp("three") / "tiny-three", layers=3, vision_layers=2)
     model, processor, family = load_model(Checkpoint.open(folder))
+    vision, scale = capture_vision(model, family, watched=True)
     graphs = {
-        "vision": capture_vision(model, family),
+        "vision": vision,
         "prefill": capture_prefill(model, family, num_visual=16, min_visual=least_visual_count(PAPER)),
         "decode": capture_decode(model, family),
     }
-    return Captured(folder, model, processor, family, module_paths(model, family), family.grid(model.config), graphs)
+    return Captured(folder, model, processor, family, module_paths(model, family), scale, graphs)
 
 
 @pytest.fixture(scope="session")
@@ -91,7 +92,7 @@ def make_batch(pictures):
 
     def make(processor, family, size):
         questions = ["what color is the" + " large red" * (i % 3) + " circle ?" for i in range(size)]
-        texts = [f"USER: {processor.image_token}\n{question} ASSISTANT:" for question in questions]
+        texts = [f"USER: <image>\n{question} ASSISTANT:" for question in questions]
         return family.prepare(processor, texts, [[picture] for picture in pictures[:size]])
 
     return make

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from vitcop.calibrate.prompt import PromptBatch
 from vitcop.calibrate.schedule import Clusters, Drop, Schedule, VisionStage
 from vitcop.export.bundle import Bundle
-from vitcop.export.capture import TokenGraph
+from vitcop.export.capture import TokenGraph, example_tables
 from vitcop.export.capture.paths import ModulePaths
 from vitcop.export.rewrite import DropTokensPass, SplitCachePass, VisionStagePass
 
@@ -84,7 +84,7 @@ class Captured:
     processor: Any
     family: Any
     paths: ModulePaths
-    grid: tuple[int, int]
+    scale: float
     graphs: dict[str, TokenGraph]
 
 
@@ -109,7 +109,12 @@ def duplicate(graph: TokenGraph) -> TokenGraph:
 
 def vision_stage(captured: Captured, schedule: Schedule) -> TokenGraph:
     """The vision graph under a schedule, as its pass leaves it."""
-    return VisionStagePass(schedule, captured.paths, captured.grid)(duplicate(captured.graphs["vision"]))
+    return vision_pass(captured, schedule)(duplicate(captured.graphs["vision"]))
+
+
+def vision_pass(captured: Captured, schedule: Schedule) -> VisionStagePass:
+    """The pass of stage I."""
+    return VisionStagePass(schedule, example_tables(schedule, captured.family), captured.scale)
 
 
 def drop_points(captured: Captured, schedule: Schedule) -> TokenGraph:

@@ -35,7 +35,7 @@ def _feeds(captured, make_batch, name):
 @pytest.mark.parametrize("name", ["vision", "prefill", "decode"])
 def test_the_empty_schedule_is_bit_identical(captured, make_batch, name):
     passes = {
-        "vision": VisionStagePass(NONE, captured.paths, captured.grid),
+        "vision": VisionStagePass(NONE, {}, captured.scale),
         "prefill": DropTokensPass(NONE, captured.paths),
         "decode": SplitCachePass(NONE, captured.paths),
     }

@@ -86,11 +86,11 @@ def synthetic(captured, schedule, *, size, num_visual, text=(3, 6), seed=0):
         [1, *[image] * num_visual, *stream.integers(5, 40, size=text[0] + row % (text[1] - text[0])).tolist()]
         for row in range(size)
     ]
-    batch = batch_prompts(rows, image, 0, {})
+    batch = batch_prompts(rows, (image,), 0)
     generator = torch.Generator().manual_seed(seed)
     hidden = captured.model.config.get_text_config().hidden_size
     kept = VisionKept(
-        features=torch.randn(size, num_visual, hidden, generator=generator),
+        planes=(torch.randn(size, num_visual, hidden, generator=generator),),
         kept_patches=torch.arange(num_visual).expand(size, -1),
         saliency=torch.rand(size, num_visual, generator=generator),
         labels=torch.randint(0, max(1, num_visual * 3 // 10), (size, num_visual), generator=generator),
@@ -99,7 +99,7 @@ def synthetic(captured, schedule, *, size, num_visual, text=(3, 6), seed=0):
 
 
 def carried(kept):
-    return {"visual_features": kept.features, "vision_saliency": kept.saliency, "cluster_labels": kept.labels}
+    return {"visual_features": kept.planes[0], "vision_saliency": kept.saliency, "cluster_labels": kept.labels}
 
 
 SHAPES = [(1, 37), (2, 8), (3, 61), (5, 16)]

@@ -34,11 +34,17 @@ VITCOP_NODES = {
 
 
 @pytest.fixture(scope="module")
-def models(plain, merged):
+def bundles(plain, merged):
+    """{"plain" or "merged": what was exported}"""
+    return {"plain": plain, "merged": merged}
+
+
+@pytest.fixture(scope="module")
+def models(bundles):
     """{"plain" or "merged": {graph: onnx model without its external data}}"""
     return {
         name: {part: onnx.load(each.bundle.graph(part), load_external_data=False) for part in GRAPHS}
-        for name, each in (("plain", plain), ("merged", merged))
+        for name, each in bundles.items()
     }
 
 
@@ -56,9 +62,10 @@ def axes(value):
 
 
 @pytest.mark.parametrize("part", GRAPHS)
-def test_the_graph_contract_holds(models, kind, part):
+def test_the_graph_contract_holds(models, bundles, kind, part):
     schedule = ONE_MERGE if kind == "merged" else Schedule(num_layers=LAYERS)
-    contract, graph = graph_contract(schedule)[part], models[kind][part].graph
+    facts = bundles[kind].bundle.manifest.architecture
+    contract, graph = graph_contract(schedule, facts)[part], models[kind][part].graph
     for specs, values in ((contract.inputs, graph.input), (contract.outputs, graph.output)):
         assert [spec.name for spec in specs] == [value.name for value in values]
         for spec, value in zip(specs, values, strict=True):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from export_cases import PAPER, duplicate
+from export_cases import PAPER, duplicate, vision_pass
 from tiny_models import build_tiny_llava
 from torch import fx
 
@@ -15,7 +15,7 @@ from vitcop.calibrate.schedule import Drop, Schedule
 from vitcop.export.capture.attention import ATTENTION
 from vitcop.export.capture.skeleton import load_skeleton
 from vitcop.export.compile import check_schedule, export_bundle, whole_counts
-from vitcop.export.rewrite import DropTokensPass, Pass, PassError, Sequence, SplitCachePass, VisionStagePass
+from vitcop.export.rewrite import DropTokensPass, Pass, PassError, Sequence, SplitCachePass
 from vitcop.export.rewrite.boundary import Boundary, is_inside
 from vitcop.plugins.errors import InputError
 
@@ -45,17 +45,11 @@ def test_a_decode_layer_that_is_not_there(captured):
         SplitCachePass(PAPER, captured.paths)(graph)
 
 
-@pytest.mark.parametrize(("name", "place"), [("projector", "projector"), ("vision_attention", "vision_attention")])
-def test_a_vision_module_that_is_not_there(captured, name, place):
-    graph, path = duplicate(captured.graphs["vision"]), getattr(captured.paths, place)
-    rename(graph, path, "model.elsewhere")
-    with pytest.raises(PassError, match=f"^VisionStagePass at {path}: expected one .*, found 0"):
-        VisionStagePass(PAPER, captured.paths, captured.grid)(graph)
-
-
-def test_a_grid_of_another_size(captured):
-    with pytest.raises(PassError, match="expected 20 patches, found 16"):
-        VisionStagePass(PAPER, captured.paths, (4, 5))(duplicate(captured.graphs["vision"]))
+def test_a_vision_graph_without_index_tables(captured):
+    graph = duplicate(captured.graphs["vision"])
+    graph.inputs["visual_rows"] = replace(graph.inputs["visual_rows"], axes={})
+    with pytest.raises(PassError, match="^VisionStagePass at the vision graph: expected index tables"):
+        vision_pass(captured, PAPER)(graph)
 
 
 def test_two_attention_nodes_in_one_layer(captured):

@@ -17,7 +17,7 @@ def build_tokenizer(special: tuple[str, ...], **roles: str) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     fixed = ("<pad>", "<s>", "</s>", "<unk>", *special)
-    words = [word for word in (*fixed, "USER", "ASSISTANT", ":", "?", ".", "<", ">", *WORDS.split())]
+    words = (*fixed, "USER", "ASSISTANT", ":", "?", ".", "<", ">", *WORDS.split())
     vocabulary = {word: i for i, word in enumerate(dict.fromkeys(words))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()

@@ -66,7 +66,7 @@ def change_sample(project: Path, split: str, number: int, **values: object) -> N
             ("`calibrate.copy_weight`", "did you mean `export.copy_weights`?"),
         ),
         ("model: model", "model: model\nmodle: other", ("`modle`", "did you mean `model`?")),
-        ("model: model", "model: model\nxyzzy: 1", ("`xyzzy`", "known here: model, device, data")),
+        ("model: model", "model: model\nxyzzy: 1", ("`xyzzy`", "known here: model, device, attn, data")),
     ],
 )
 def test_unknown_recipe_key_names_the_nearest(refuses_run, project, old, new, names):
@@ -171,7 +171,7 @@ def test_sample_without_image_placeholder(refuses_run, project):
 
 
 def test_sample_without_image(refuses_run, project):
-    change_sample(project, "selection", 1, images=[])
+    change_sample(project, "selection", 1, images=None)
     refuses_run("selection.jsonl:2", "sample selection-1", "images")
 
 

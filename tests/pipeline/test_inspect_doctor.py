@@ -44,7 +44,12 @@ def test_model_folder(tmp_path, invoke):
     folder = write_model(tmp_path / "m")
     result = invoke("inspect", folder)
     assert result.exit_code == 0
-    for words in ("llava (LlavaForConditionalGeneration)", "16 an image (4 × 4)", "text_query", "1 safetensors file"):
+    for words in (
+        "llava (LlavaForConditionalGeneration)",
+        "16 an image of the encoder's own size",
+        "text_query",
+        "1 safetensors file",
+    ):
         assert words in result.stdout
     facts = json.loads(invoke("inspect", folder, "--json").stdout)
     assert facts["kind"] == "model" and facts["num_layers"] == 4 and facts["visual_tokens"] == 16
@@ -115,9 +120,9 @@ def test_doctor_with_a_target_that_this_version_cannot_build(invoke, project, mo
     assert "MISSING" in row
 
 
-def test_doctor_promises_nothing_of_what_is_not_used():
+def test_doctor_says_what_flash_attention_is_for():
     row = next(row for row in examine().rows if row.name == "flash-attn")
-    assert "does not use it" in row.purpose
+    assert "--attn flash_attention_2" in row.purpose and not row.required
 
 
 def test_cuda_device_needs_a_gpu(project):

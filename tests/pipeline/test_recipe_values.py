@@ -51,9 +51,9 @@ def test_paths_are_relative_to_the_recipe():
 
 def test_device_is_the_default_of_the_parts_that_have_one():
     recipe = parse(device="cuda")
-    assert recipe.search_settings == {"device": "cuda"} and recipe.target_options == {"device": "cuda"}
+    assert recipe.search_settings == {"device": "cuda", "attn": "sdpa"} and recipe.target_options == {"device": "cuda"}
     recipe = parse(device="cuda", calibrate={"search": {"device": "cpu"}}, build={"options": {"device": "cpu"}})
-    assert recipe.search_settings == {"device": "cpu"} and recipe.target_options == {"device": "cpu"}
+    assert recipe.search_settings == {"device": "cpu", "attn": "sdpa"} and recipe.target_options == {"device": "cpu"}
     assert parse(device="cuda", build={"target": "tensorrt"}).target_options == {}
 
 

@@ -41,12 +41,16 @@ def as_batch(inputs, image_token: int) -> PromptBatch:
     """The same tensors as the engine takes them."""
     mask = inputs["attention_mask"].numpy()
     input_ids = inputs["input_ids"].numpy()
+    visual_index = np.nonzero(input_ids == image_token)[1].reshape(len(input_ids), -1)
     return PromptBatch(
         input_ids=input_ids,
         attention_mask=mask,
         position_ids=np.maximum(mask.cumsum(axis=1) - 1, 0),
-        visual_index=np.nonzero(input_ids == image_token)[1].reshape(len(input_ids), -1),
-        vision_inputs={"pixel_values": inputs["pixel_values"].numpy()},
+        visual_index=visual_index,
+        vision_inputs={
+            "pixel_values": inputs["pixel_values"].numpy(),
+            "visual_rows": np.arange(visual_index.size).reshape(visual_index.shape),
+        },
     )
 
 

@@ -141,7 +141,7 @@ def test_a_schedule_with_more_drops_than_the_graphs(tmp_path, model_folder):
         vision=VisionStage(keep=(3, 4), clusters=Clusters(centers=(1, 3))),
         drops=(Drop(layer=1, op="merge", keep=(2, 3)),),
     )
-    with pytest.raises(InputError, match=r"vision\.onnx: output 'cluster_labels' is missing"):
+    with pytest.raises(InputError, match=r"vision\.onnx: input 'visual_grid' is missing"):
         build(dataclasses.replace(bundle, schedule=merging))
 
 

@@ -98,7 +98,7 @@ def test_a_row_does_not_depend_on_its_batch(tmp_path, model_folder):
             attention_mask=batch.attention_mask[row : row + 1, real],
             position_ids=batch.position_ids[row : row + 1, real],
             visual_index=batch.visual_index[row : row + 1] - (~real).sum(),
-            vision_inputs={"pixel_values": batch.vision_inputs["pixel_values"][row : row + 1]},
+            vision_inputs={name: array[row : row + 1] for name, array in batch.vision_inputs.items()},
         )
         assert generate(runner, alone, max_new_tokens=5, eos_ids=[EOS]).tokens == [together[row]]
 
