@@ -23,8 +23,7 @@ from vitcop.export.rewrite import DropTokensPass, Sequence, SplitCachePass, Visi
 from vitcop.plugins.errors import InputError
 from vitcop.plugins.spec import keep_count
 
-_DTYPES = {torch.float32: "float32", torch.float16: "float16"}
-"""What the runtimes of this version compute in: ONNX Runtime has no bfloat16 matrix product on the CPU."""
+_DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
 
 def export_bundle(
@@ -87,10 +86,6 @@ def export_bundle(
 
 def check_schedule(schedule: Schedule, checkpoint: Checkpoint, skeleton: Skeleton) -> None:
     """Raises InputError where schedule and model do not belong together, or ask for what an engine cannot do."""
-    if skeleton.model.dtype not in _DTYPES:
-        raise InputError(
-            f"{checkpoint.path}: bfloat16 weights run on no target of this version; convert them to float16"
-        )
     layers = skeleton.family.num_layers
     if schedule.num_layers != layers:
         raise InputError(

@@ -217,8 +217,9 @@ SCORES = {
 
 def _numbers(fxg: fx.Graph, like: fx.Node) -> fx.Node:
     """int64 [B,N]: 0, 1, 2, … in each row."""
-    ones = fxg.call_function(aten.ones_like.default, (like,), {"dtype": torch.int64})
-    return fxg.call_function(aten.sub.Tensor, (fxg.call_function(aten.cumsum.default, (ones, 1)), 1))
+    batch, count = (fxg.call_function(aten.sym_size.int, (like, axis)) for axis in (0, 1))
+    row = fxg.call_function(aten.arange.default, (count,), {"dtype": torch.int64})
+    return fxg.call_function(aten.expand.default, (fxg.call_function(aten.unsqueeze.default, (row, 0)), [batch, -1]))
 
 
 def _ones(fxg: fx.Graph, like: fx.Node) -> fx.Node:

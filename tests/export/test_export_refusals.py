@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 from export_cases import PAPER, duplicate, vision_pass
-from tiny_models import build_tiny_llava
 from torch import fx
 
 from vitcop.calibrate.checkpoint import Checkpoint
@@ -170,10 +169,3 @@ def test_a_fraction_that_leaves_nothing_becomes_one_token():
     assert [drop.keep for drop in found.drops] == [(1, 2), (1, 8), (1, 1)]
     assert found.group_counts(16) == schedule.group_counts(16) == (16, 8, 1, 1)
     assert whole_counts(schedule, 36) == schedule, "36 → 18 → 2 → 1 needs no help"
-
-
-def test_refuses_bfloat16(tmp_path):
-    model = build_tiny_llava(tmp_path / "bf16", layers=2, dtype="bfloat16")
-    with pytest.raises(InputError, match="bfloat16 weights run on no target"):
-        export_bundle(model, Schedule(num_layers=2), tmp_path / "bundle")
-    assert not (tmp_path / "bundle").exists()

@@ -44,11 +44,6 @@ class OnnxRuntimeRunner:
 
     def __init__(self, bundle: Bundle, *, device: str = "cpu", threads: int | None = None) -> None:
         options = OnnxRuntimeOptions(device=device, threads=threads)
-        if bundle.manifest.architecture.dtype == "bfloat16" and device == "cpu":
-            raise InputError(
-                f"{bundle.path}: ONNX Runtime has no bfloat16 MatMul on the CPU; export with float32 or float16, "
-                "or use --device cuda"
-            )
         self.bundle, self.schedule = bundle, bundle.schedule
         self._vision, self._prefill, self._decode = (
             GraphSession(bundle, part, options) for part in ("vision", "prefill", "decode")

@@ -37,6 +37,11 @@ class GraphSession:
     ) -> None:
         import onnxruntime
 
+        if bundle.manifest.architecture.dtype == "bfloat16" and options.device == "cpu":
+            raise InputError(
+                f"{bundle.path}: ONNX Runtime has no bfloat16 MatMul on the CPU; export a float32 or float16 checkpoint, "
+                "or use --device cuda"
+            )
         self.part, self.device, self._source = part, options.device, bundle.graph(part)
         model = _load_model(self._source)
         external = list(_external_tensors(model))
