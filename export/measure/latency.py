@@ -222,6 +222,8 @@ def _one_batch(bundle: Bundle, samples: "Sequence[Sample]", batch_size: int) -> 
         raise InputError(
             "the first samples have different numbers of visual tokens: give samples of one kind, or --batch-size 1"
         )
+    if not batch.num_visual:
+        raise InputError("the first samples have no image, so nothing would be dropped: give samples with images")
     return batch
 
 

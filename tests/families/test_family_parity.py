@@ -111,6 +111,10 @@ def check_pruned(subject: Subject, schedule: Schedule, out: Path) -> None:
         assert found.tokens == expected.tokens, what
         np.testing.assert_allclose(found.logits, expected.logits, atol=TOLERANCE, err_msg=what)
         assert found.prefill.kv_lengths == expected.prefill.kv_lengths, what
+        assert (found.prefill.vision is None) == (schedule.vision is None), what
+        if schedule.vision is not None:
+            kept = found.prefill.vision.kept_visual, expected.prefill.vision.kept_visual
+            np.testing.assert_array_equal(*kept, err_msg=what)
         for mine, theirs in zip(found.prefill.drops, expected.prefill.drops, strict=True):
             np.testing.assert_array_equal(mine.kept_visual, theirs.kept_visual, err_msg=what)
 

@@ -121,10 +121,11 @@ class OnnxRuntimeRunner:
         """What the vision graph would give for prompts of text alone."""
         hidden = self.bundle.manifest.architecture.hidden_size
         per_token = carried_tensors(self.schedule)
-        return {
+        made = {
             name: np.zeros((batch, 0) if name in per_token else (batch, 0, hidden), dtype=np.float32)
             for name in self._carried
         }
+        return made | ({"kept_patches": np.zeros((batch, 0), dtype=np.int64)} if self.schedule.vision else {})
 
     def _group_lengths(self, out: dict[str, Any], num_visual: int, short: PromptBatch) -> tuple[int, ...]:
         """KV length of each layer group, as the engine made them; they must be those that the schedule forecasts."""
