@@ -74,11 +74,13 @@ def _rebuild(model: nn.Module, name: str) -> Tensor:
     """A buffer computed on construction has no value on fake tensors: construct its module once more, for real."""
     owner_path, _, buffer = name.rpartition(".")
     owner = model.get_submodule(owner_path)
-    if not hasattr(owner, "config"):
+    # Vision rotary embeddings of older transformers releases are made of two numbers in the place of a config.
+    made_of = next((names for names in (("config",), ("dim", "theta")) if all(hasattr(owner, n) for n in names)), None)
+    if made_of is None:
         raise InputError(
             f"buffer {name} is in no checkpoint and {type(owner).__name__} cannot be rebuilt from a config"
         )
-    return getattr(type(owner)(owner.config), buffer).detach().clone()
+    return getattr(type(owner)(*(getattr(owner, each) for each in made_of)), buffer).detach().clone()
 
 
 def _locate(model: PreTrainedModel, checkpoint: Checkpoint) -> dict[str, TensorLocation]:
