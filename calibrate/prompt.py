@@ -41,9 +41,13 @@ class PromptBatch:
 
     @property
     def next_position(self) -> np.ndarray:
-        """int64 [B] or [B,4]: the position of the first generated token. Decoding goes on from the full length,
-        whatever was dropped; a prompt ends in text, where all axes agree on the next place."""
-        return self.position_ids[:, -1] + 1
+        """int64 [B] or [B,4]: the position of the first generated token, for a full prompt. Decoding goes on from the
+        full length, whatever was dropped; with three axes from the largest position of all, as the models do, since the
+        times of a long video may run ahead of the text behind it."""
+        following = self.position_ids[:, -1] + 1
+        if following.ndim == 2:
+            following[:, 1:] = self.position_ids[..., 1:].max(axis=(1, 2))[:, None] + 1
+        return following
 
     @property
     def visual_ids(self) -> np.ndarray:

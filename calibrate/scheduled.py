@@ -156,7 +156,7 @@ class ScheduledRunner:
         logits = self.family.lm_head(self.model)(self._decoder.norm(stream.hidden[:, -1:]))[:, -1].float().cpu().numpy()
         return Prefill(
             logits=logits,
-            state=ScheduledState(cache, masks, stream.positions[:, -1] + 1),
+            state=ScheduledState(cache, masks, self._next_position(batch, stream)),
             vision=None
             if self.schedule.vision is None
             else DropTrace(
@@ -239,6 +239,12 @@ class ScheduledRunner:
             return kept_BS
         numbered_BS = (mask_BS.long().cumsum(1) - 1).clamp_min(0)
         return numbered_BS if kept_BS.dim() == 2 else numbered_BS.unsqueeze(2).expand_as(kept_BS)
+
+    def _next_position(self, batch: PromptBatch, stream: Stream) -> torch.Tensor:
+        """Position of the first generated token, [B] or [B,4]."""
+        if self.schedule.positions == "original":
+            return torch.as_tensor(batch.next_position, device=stream.positions.device)
+        return stream.positions[:, -1] + 1
 
     def _geometry(self, stream: Stream) -> tuple[Any, torch.Tensor | None]:
         """(rotary tables, attention mask) of a layer group."""
