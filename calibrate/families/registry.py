@@ -5,9 +5,11 @@ from typing import Any
 from vitcop.calibrate.families.base import Family
 from vitcop.calibrate.families.internvl import InternVLFamily
 from vitcop.calibrate.families.llava import LlavaFamily
+from vitcop.calibrate.families.qwen2_5_vl import Qwen25VLFamily
+from vitcop.calibrate.families.qwen3_vl import Qwen3VLFamily
 from vitcop.plugins.errors import InputError
 
-_FAMILIES: tuple[type[Family], ...] = (LlavaFamily, InternVLFamily)
+_FAMILIES: tuple[type[Family], ...] = (LlavaFamily, Qwen25VLFamily, Qwen3VLFamily, InternVLFamily)
 
 
 def supported_architectures() -> tuple[str, ...]:
