@@ -2,5 +2,7 @@
 
 import internvl_cases
 import llava_cases
+import qwen2_5_vl_cases
+import qwen3_vl_cases
 
-CASES = (*llava_cases.CASES, *internvl_cases.CASES)
+CASES = (*llava_cases.CASES, *qwen2_5_vl_cases.CASES, *qwen3_vl_cases.CASES, *internvl_cases.CASES)
