@@ -32,10 +32,15 @@ class Qwen25VLFamily(QwenVisionFamily):
         vision = self.config.vision_config
         return vision.window_size // self.merge // vision.patch_size
 
+    @property
+    def window_slots(self) -> int:
+        """Patches of a whole window."""
+        return self.window**2 * self.patches_per_token
+
     def encoder_inputs(self) -> dict[str, InputSpec]:
         return super().encoder_inputs() | {
-            "window_slots": InputSpec("int64", ("windows", self.window**2)),
-            "window_place": InputSpec("int64", ("units",)),
+            "window_slots": InputSpec("int64", ("windows", self.window_slots)),
+            "window_place": InputSpec("int64", ("units", self.patches_per_token)),
         }
 
     def segments(self, layer: int) -> tuple[str, str]:
@@ -45,14 +50,13 @@ class Qwen25VLFamily(QwenVisionFamily):
 
     def encoder_arrays(self, model_inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         frames = np.concatenate(self.frames(model_inputs))
-        slots, place = padded_segments(windows(frames, self.window), self.window**2)
+        slots, place = padded_segments(windows(frames, self.window), self.patches_per_token, self.window_slots)
         return super().encoder_arrays(model_inputs) | {"window_slots": slots, "window_place": place}
 
     def patch_vectors(self, vectors: "list[Tensor]", vision_inputs: "dict[str, Tensor]") -> "Tensor":
-        # The model keeps its units window by window, in blocks of full attention too.
-        found = super().patch_vectors(vectors, vision_inputs).unflatten(0, (-1, self.patches_per_token))
-        number = vision_inputs["window_place"].argsort().argsort()
-        return found[number].flatten(0, 1)
+        # The model keeps its patches window by window, in blocks of full attention too.
+        number = vision_inputs["window_place"].flatten().argsort().argsort()
+        return super().patch_vectors(vectors, vision_inputs)[number]
 
     def video_times(self, num_videos: int) -> dict[str, np.ndarray]:
         # Without anything known of its frames transformers' processor takes a video for one of 24 frames a second.

@@ -26,7 +26,7 @@ def encode_units(
     Args:
         hidden: [U,M,Hv], embedded patches.
         places: int64 [U,M,2], (row, column) of each patch for the rotary embedding.
-        tables: for each block, the slots [S,L] of its segments and the places [U] of the units in them, as
+        tables: for each block, the slots [S,L] of its segments and the places [U,M] of the patches in them, as
             `padded_segments` gives them.
         plane_layers: blocks behind which a further plane is taken, ascending.
     """
@@ -65,20 +65,21 @@ def _rotated(vectors: "Tensor", cos: "Tensor", sin: "Tensor") -> "Tensor":
 def _attend(
     attention: "nn.Module", query: "Tensor", key: "Tensor", value: "Tensor", slots: "Tensor", place: "Tensor"
 ) -> "Tensor":
-    """[U,M,Nh,D] each -> [U,M,Nh·D]: every unit looks at the units of its segment."""
+    """[U,M,Nh,D] each -> [U,M,Nh·D]: every patch looks at the patches of its segment."""
     from torch.nn.functional import embedding
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    shape = query.shape
-    # An empty slot takes unit 0, which nobody may look at there; what it sees itself is never read.
+    heads, dim = query.shape[2:]
+    # An empty slot takes patch 0, which nobody may look at there; what the slot itself sees is never read.
     index, real = slots.clamp_min(0), slots >= 0
-    rows = [embedding(index, each.flatten(1)).reshape(slots.shape[0], -1, *shape[2:]) for each in (query, key, value)]
-    length = rows[0].shape[1]
-    mask = real.unsqueeze(2).expand(-1, -1, shape[1]).reshape(slots.shape[0], 1, 1, -1).expand(-1, -1, length, -1)
-    # transformers' eager attention adds its mask, and this one is boolean.
+    rows = [
+        embedding(index, each.reshape(-1, heads * dim)).unflatten(2, (heads, dim)).transpose(1, 2)
+        for each in (query, key, value)
+    ]
+    mask = real.unsqueeze(1).unsqueeze(1).expand(-1, -1, slots.shape[1], -1)
+    # transformers' eager attention would add its mask, and this one is boolean.
     attend = ALL_ATTENTION_FUNCTIONS.get_interface(
         attention.config._attn_implementation, ALL_ATTENTION_FUNCTIONS["sdpa"]
     )
-    heads = [each.transpose(1, 2) for each in rows]
-    out = attend(attention, *heads, attention_mask=mask, scaling=attention.scaling, dropout=0.0)[0]
-    return embedding(place, out.reshape(-1, shape[1] * shape[2] * shape[3])).reshape(*shape[:2], -1)
+    out = attend(attention, *rows, attention_mask=mask, scaling=attention.scaling, dropout=0.0)[0]
+    return embedding(place, out.reshape(-1, heads * dim))

@@ -92,7 +92,7 @@ class QwenPrompts(Family):
 
     def encoder_arrays(self, model_inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         frames = np.concatenate(self.frames(model_inputs))
-        slots, place = padded_segments(unit_places(frames)[0])
+        slots, place = padded_segments(unit_places(frames)[0], self.patches_per_token)
         pixels = np.concatenate([model_inputs[name] for name, _ in _KINDS if name in model_inputs])
         return {
             "pixel_values": pixels.reshape(len(place), self.patches_per_token, -1),

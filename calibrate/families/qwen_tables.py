@@ -41,25 +41,27 @@ def windows(frames: np.ndarray, side: int) -> np.ndarray:
     return first[frame] + row * across[frame, 1] + column
 
 
-def padded_segments(segment: np.ndarray, slots: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+def padded_segments(segment: np.ndarray, per_unit: int, slots: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Segments of different lengths as rows of one table.
 
     Args:
-        segment: int64 [U], the segment of each unit; every one has at least one.
-        slots: L, at least the length of the longest segment, and by default just that.
+        segment: int64 [U], the segment of each unit; every segment has at least one.
+        per_unit: M.
+        slots: L in patches, at least the length of the longest segment, and by default just that.
 
-    Returns int64 [S,L], the units of each segment, −1 in slots that stay empty; and [U], the slot of each unit, counted
-    over all rows.
+    Returns int64 [S,L], the patches of each segment, −1 in slots that stay empty; and [U,M], the slot of each patch,
+    counted over all rows.
     """
-    counts = np.bincount(segment)
+    patches = np.repeat(segment, per_unit)
+    counts = np.bincount(patches)
     slots = slots or int(counts.max())
-    order = np.argsort(segment, kind="stable")
+    order = np.argsort(patches, kind="stable")
     rank = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
     place = np.empty_like(order)
-    place[order] = segment[order] * slots + rank
+    place[order] = patches[order] * slots + rank
     table = np.full(len(counts) * slots, -1, dtype=np.int64)
     table[place] = np.arange(len(place))
-    return table.reshape(-1, slots), place
+    return table.reshape(-1, slots), place.reshape(-1, per_unit)
 
 
 def bilinear_taps(frames: np.ndarray, merge: int, side: int) -> tuple[np.ndarray, np.ndarray]:

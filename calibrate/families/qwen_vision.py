@@ -39,11 +39,11 @@ class QwenVisionFamily(QwenPrompts):
             "pixel_values": InputSpec("float", ("units", self.patches_per_token, patch)),
             "patch_places": InputSpec("int64", ("units", self.patches_per_token, 2)),
             "image_slots": InputSpec("int64", ("images", "slots")),
-            "image_place": InputSpec("int64", ("units",)),
+            "image_place": InputSpec("int64", ("units", self.patches_per_token)),
         }
 
     def segments(self, layer: int) -> tuple[str, str]:
-        """Names of the tables, slots and places, of the units that look at each other in this block of the tower."""
+        """Names of the tables, slots and places, of the patches that look at each other in this block of the tower."""
         return "image_slots", "image_place"
 
     @property

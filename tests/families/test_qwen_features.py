@@ -12,11 +12,8 @@ from family_case import Prompt, prepare
 from qwen_parts import BATCHES, token_types
 
 from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.families import family_of
-from vitcop.calibrate.families.qwen_media import frame_size
 from vitcop.calibrate.loading import load_model
 from vitcop.calibrate.vision_stage import run_vision
-from vitcop.plugins.errors import InputError
 
 BUILDERS = {"qwen2_5_vl": qwen2_5_vl_cases.build, "qwen3_vl": qwen3_vl_cases.build}
 
