@@ -180,7 +180,10 @@ class _Search:
             self.selection.append(self.evaluator.part(piece))
             self.progress.advance()
         prompts = [batch for part in self.parts for _, batch in part.prepared]
-        self.num_visual = Counter(batch.num_visual for batch in prompts for _ in batch.input_ids).most_common(1)[0][0]
+        counts = Counter(batch.num_visual for batch in prompts for _ in batch.input_ids if batch.num_visual)
+        if not counts:
+            raise InputError("no calibration sample has an image or a video, so there is nothing to drop")
+        self.num_visual = counts.most_common(1)[0][0]
         self.text_tokens = round(
             median(int(row.sum()) - batch.num_visual for batch in prompts for row in batch.attention_mask)
         )
