@@ -52,7 +52,10 @@ def load_processor(path: str | Path) -> Processor:
     Raises InputError where the folder holds none.
     """
     with quiet_transformers():
-        from transformers import AutoImageProcessor, AutoTokenizer
+        from transformers import AutoTokenizer
+
+        # Not from the top: without torchvision older releases put something there that only says so.
+        from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
