@@ -9,6 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+from transformers.initialization import no_init_weights
 
 from vitcop.calibrate.checkpoint import Checkpoint, TensorLocation
 from vitcop.calibrate.families import Family, family_of
@@ -46,7 +47,8 @@ def load_skeleton(checkpoint: Checkpoint) -> Skeleton:
         before = torch.get_default_dtype()
         try:
             torch.set_default_dtype(dtype)
-            with mode:
+            # Initial values would be lost anyway, and some (SigLIP's) cannot be drawn on fake tensors.
+            with mode, no_init_weights():
                 model = kind(config).eval()
         finally:
             torch.set_default_dtype(before)
