@@ -37,6 +37,8 @@ class FamilyCase:
         build: saves the model into a folder: (folder) -> folder.
         batches: prompts by the name of the batch; rows of a batch have the same number of visual tokens.
         nodes: op type -> least count of such nodes in (vision, prefill, decode), to see that they are single ops.
+        newlines: many visual tokens are one and the same learnt vector. Their keys in the first layer have the same
+            norm but for rounding, so no drop right after it may rank by it: which of them stay would be chance.
         slow: not part of the default run.
         generate_inputs: what transformers' generate needs beside ids, mask and the batch's model inputs.
     """
@@ -45,6 +47,7 @@ class FamilyCase:
     build: Callable[[Path], Path]
     batches: dict[str, tuple[Prompt, ...]]
     nodes: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    newlines: bool = False
     slow: bool = False
     generate_inputs: Callable[[Any, PromptBatch], dict[str, Any]] = lambda family, batch: {}
 
@@ -65,24 +68,29 @@ def prepare(family: Any, processor: Any, prompts: tuple[Prompt, ...]) -> PromptB
     return family.prepare(processor, [prompt.text for prompt in prompts], images, videos)
 
 
-def merge_schedule(layers: int, score: str) -> Schedule:
-    """Every stage at once: a vision stage with clusters, a merge, and from three layers on a selection."""
-    last = (Drop(layer=2, score="text_query", order="largest", keep=(1, 2)),) * (layers > 2)
+def merge_schedule(layers: int, score: str, *, newlines: bool = False) -> Schedule:
+    """Every stage at once: a vision stage with clusters, a merge, and from three layers on a selection. One ranks by
+    K-norm, the other by the text query."""
+    scores = [{}, {"score": "text_query", "order": "largest"}]
+    first, last = reversed(scores) if newlines else scores
     return Schedule(
         num_layers=layers,
         vision=VisionStage(score=score, keep=(2, 3), clusters=Clusters(centers=(3, 10))),
-        drops=(Drop(layer=1, op="merge", keep=(1, 2)), *last),
+        drops=(
+            Drop(layer=1, op="merge", keep=(1, 2), **first),
+            *(Drop(layer=2, keep=(1, 2), **last),) * (layers > 2),
+        ),
     )
 
 
-def other_schedules(layers: int, scores: tuple[str, ...]) -> dict[str, Schedule]:
+def other_schedules(layers: int, scores: tuple[str, ...], *, newlines: bool = False) -> dict[str, Schedule]:
     """The scores and operations that `merge_schedule` leaves out.
 
     Args:
         scores: vision scores of the family; each but the first is used by one schedule.
     """
     pruned = {
-        "k-norm": Schedule(num_layers=layers, drops=(Drop(layer=1, keep=(1, 3)),)),
+        "k-norm": Schedule(num_layers=layers, drops=(Drop(layer=2 if newlines else 1, keep=(1, 3)),)),
         "random": Schedule(
             num_layers=layers,
             vision=VisionStage(score="uniform", keep=(3, 4)),

@@ -90,15 +90,20 @@ def test_without_a_schedule_the_engine_is_transformers(subject, tmp_path):
 
 
 def test_under_a_schedule_the_engine_is_pytorch(subject, tmp_path):
-    family = subject.family
-    check_pruned(subject, merge_schedule(family.num_layers, family.vision_scores[0]), tmp_path / "merge")
+    check_pruned(subject, merging(subject), tmp_path / "merge")
 
 
 @pytest.mark.slow
 def test_under_every_schedule_the_engine_is_pytorch(subject, tmp_path):
     family = subject.family
-    for name, schedule in other_schedules(family.num_layers, family.vision_scores).items():
+    schedules = other_schedules(family.num_layers, family.vision_scores, newlines=subject.case.newlines)
+    for name, schedule in schedules.items():
         check_pruned(subject, schedule, tmp_path / name)
+
+
+def merging(subject: Subject) -> Schedule:
+    family = subject.family
+    return merge_schedule(family.num_layers, family.vision_scores[0], newlines=subject.case.newlines)
 
 
 def check_pruned(subject: Subject, schedule: Schedule, out: Path) -> None:
@@ -120,7 +125,7 @@ def check_pruned(subject: Subject, schedule: Schedule, out: Path) -> None:
 
 
 def test_text_alone_drops_nothing(subject):
-    schedule = merge_schedule(subject.family.num_layers, subject.family.vision_scores[0])
+    schedule = merging(subject)
     batch = subject.batches["text"]
     prefill = ScheduledRunner(subject.model, subject.family, schedule).prefill(batch)
     assert set(prefill.kv_lengths) == {batch.input_ids.shape[1]}
