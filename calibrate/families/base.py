@@ -221,8 +221,8 @@ class Family(ABC):
         the transformers model takes for them."""
 
     @abstractmethod
-    def layouts(self, model_inputs: dict[str, np.ndarray]) -> tuple[TokenLayout, TokenLayout | None]:
-        """Where the tokens of all images come from, and those of all videos, in order."""
+    def layouts(self, model_inputs: dict[str, np.ndarray]) -> tuple[TokenLayout | None, TokenLayout | None]:
+        """Where the tokens of all images come from, and those of all videos, in order; None where there are none."""
 
     def encoder_arrays(self, model_inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The arrays of `encoder_inputs`."""

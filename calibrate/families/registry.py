@@ -5,11 +5,22 @@ from typing import Any
 from vitcop.calibrate.families.base import Family
 from vitcop.calibrate.families.internvl import InternVLFamily
 from vitcop.calibrate.families.llava import LlavaFamily
+from vitcop.calibrate.families.llava_next import LlavaNextFamily
+from vitcop.calibrate.families.llava_next_video import LlavaNextVideoFamily
+from vitcop.calibrate.families.llava_onevision import LlavaOnevisionFamily
 from vitcop.calibrate.families.qwen2_5_vl import Qwen25VLFamily
 from vitcop.calibrate.families.qwen3_vl import Qwen3VLFamily
 from vitcop.plugins.errors import InputError
 
-_FAMILIES: tuple[type[Family], ...] = (LlavaFamily, Qwen25VLFamily, Qwen3VLFamily, InternVLFamily)
+_FAMILIES: tuple[type[Family], ...] = (
+    LlavaFamily,
+    LlavaNextFamily,
+    LlavaNextVideoFamily,
+    LlavaOnevisionFamily,
+    Qwen25VLFamily,
+    Qwen3VLFamily,
+    InternVLFamily,
+)
 
 
 def supported_architectures() -> tuple[str, ...]:
