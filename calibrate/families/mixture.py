@@ -105,9 +105,9 @@ class Mixture:
 def _neighbours(size: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of each of `target` places along an axis of `size`: the places before and after it, and the weight of the
     second."""
-    # In fp32, as torch computes it: the weights are then the same to the last bits.
-    step = np.float32(size) / np.float32(target)
-    place = np.maximum(step * (np.arange(target, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5), 0)
+    # The step in fp32, then one rounding of product and difference (a fused multiply-add), as torch computes it.
+    step = np.float64(np.float32(size) / np.float32(target))
+    place = np.maximum((step * (np.arange(target) + 0.5) - 0.5).astype(np.float32), 0)
     before = place.astype(np.int64)
     return before, np.minimum(before + 1, size - 1), place - before.astype(np.float32)
 
