@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from llava_onevision_cases import build_llava_onevision
 from vitcop.calibrate.checkpoint import Checkpoint
 from vitcop.calibrate.families import family_of
 from vitcop.calibrate.families.layout import GRID, GROUP, PATCHES
-from vitcop.calibrate.families.mixture import Mixture
+from vitcop.calibrate.families.mixture import Mixture, mixed, with_newlines
 from vitcop.calibrate.loading import load_model
 from vitcop.plugins.errors import InputError
 
@@ -96,6 +97,30 @@ def check(loaded: Loaded, *prompts: Prompt) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_an_image_alone(loaded, name, size):
     check(loaded(name), Prompt(f"{IMAGE} what", (SIZES[size],)))
+
+
+@pytest.mark.parametrize(("name", "image"), (("next", 336), ("onevision", 384)))
+def test_tokens_at_the_size_of_real_models(loaded, name, image):
+    """The model's own packing of random features, for the towers and pinpoints that published models have."""
+    subject, stream = loaded(name), np.random.default_rng(0)
+    kind = type(subject.model.config)
+    config = kind(
+        vision_config=subject.model.config.vision_config.to_dict() | {"image_size": image, "patch_size": 14},
+        text_config=subject.model.config.text_config.to_dict(),
+        architectures=subject.model.config.architectures,
+    )
+    family, newline = family_of(config), torch.zeros(4)
+    own = {"vision_aspect_ratio": "anyres_max_9"} if name == "onevision" else {"vision_feature_select_strategy": ""}
+    model = SimpleNamespace(config=config)
+    for _ in range(12):
+        height, width = (int(size) for size in np.exp(stream.uniform(np.log(20), np.log(4000), 2)))
+        features = torch.randn(family.num_tiles(height, width, True), family.side**2, 4)
+        pack = type(subject.model.model).pack_image_features
+        (expected,), _ = pack(model, [features], torch.tensor([[height, width]]), image_newline=newline, **own)
+        tables = family.image_tokens(height, width, True).layout(family.side).tables
+        inputs = {table: torch.as_tensor(array)[None] for table, array in tables.items()}
+        found = with_newlines(mixed(features.flatten(0, 1), inputs), inputs, newline)[0]
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
