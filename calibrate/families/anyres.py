@@ -33,20 +33,12 @@ class AnyresFamily(TileFamily):
     """Whether the middle of a frame is cut out, where the video settings do not say."""
 
     def check_anyres(self) -> None:
-        """Raises InputError for grids that are not of whole tiles, and for attention windows in the language model."""
+        """Raises InputError for grids that are not of whole tiles."""
         self.check_tiles()
         odd = [size for size in self.config.image_grid_pinpoints if any(edge % self.image_size for edge in size)]
         if odd:
             raise InputError(
                 f"config.json: image_grid_pinpoints {odd[0]} is not made of whole tiles of {self.image_size} pixels"
-            )
-        text = self.config.text_config
-        window = getattr(text, "sliding_window", None)
-        # A config that has no list of layer types uses its window in all layers.
-        types = getattr(text, "layer_types", None) or ["sliding_attention"]
-        if window is not None and "sliding_attention" in types:
-            raise InputError(
-                f"config.json: text_config.sliding_window {window} is not supported for {self.name}; supported: None"
             )
 
     # -- tokens of an image or a video, counted from its first tile ---------------------------------------------------

@@ -139,6 +139,7 @@ class Family(ABC):
         """Raises InputError where the language model is of another type, or looks through sliding windows: after a drop
         it would be open which tokens a window holds."""
         self.require(text_config__model_type=types)
+        # A config without a list of layer types uses its window in all layers.
         layers = getattr(self.config.text_config, "layer_types", None) or ()
         windows = getattr(self.config.text_config, "sliding_window", None)
         if "sliding_attention" in layers or (not layers and windows is not None):

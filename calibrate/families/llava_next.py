@@ -21,9 +21,9 @@ class LlavaNextFamily(AnyresFamily):
         """The architecture also serves other towers and language models; those are refused."""
         self.require(
             vision_config__model_type="clip_vision_model",
-            text_config__model_type=("llama", "mistral", "qwen2"),
             vision_feature_select_strategy="default",
         )
+        self.check_decoder("llama", "mistral", "qwen2")
         self.check_anyres()
 
     def image_tokens(self, height: int, width: int, alone: bool) -> Mixture:

@@ -39,9 +39,9 @@ class LlavaOnevisionFamily(AnyresFamily):
         """The architecture also serves other towers and language models; those are refused."""
         self.require(
             vision_config__model_type="siglip_vision_model",
-            text_config__model_type="qwen2",
             vision_feature_select_strategy="full",
         )
+        self.check_decoder("qwen2")
         aspect = self.config.vision_aspect_ratio
         if not (aspect.startswith(_ASPECT) and aspect.removeprefix(_ASPECT).isdigit()):
             raise InputError(

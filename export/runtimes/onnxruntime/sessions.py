@@ -39,8 +39,8 @@ class GraphSession:
 
         if bundle.manifest.architecture.dtype == "bfloat16" and options.device == "cpu":
             raise InputError(
-                f"{bundle.path}: ONNX Runtime has no bfloat16 MatMul on the CPU; export a float32 or float16 checkpoint, "
-                "or use --device cuda"
+                f"{bundle.path}: ONNX Runtime has no bfloat16 MatMul on the CPU; export a float32 or float16 "
+                "checkpoint, or use --device cuda"
             )
         self.part, self.device, self._source = part, options.device, bundle.graph(part)
         model = _load_model(self._source)
