@@ -16,11 +16,12 @@ demo: $(VENV)/.installed
 	$(BIN)/vitcop run examples/shapes_vqa/recipe.yaml -o $(OUT)
 	@echo "report: $(OUT)/report.html"
 
+# As many processes as the machine has cores, one thread each: the tests are small, and threads would hinder each other.
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
 
 soak: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "slow or not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup -m "slow or not slow"
 
 kernels: $(VENV)/.installed
 	$(BIN)/python -m vitcop.plugins.cuda.build
