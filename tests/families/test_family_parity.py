@@ -151,4 +151,7 @@ def check_single_ops(case: FamilyCase, bundle: Bundle) -> None:
         for op, expected in case.nodes.items():
             assert counts[op] == expected[index], f"{part}: {op} {counts[op]}"
         types = {tensor.data_type for tensor in graph.initializer}
-        assert onnx.TensorProto.DOUBLE not in types, part
+        casts = {a.i for node in graph.node if node.op_type == "Cast" for a in node.attribute if a.name == "to"}
+        assert onnx.TensorProto.DOUBLE not in types | casts, part
+        read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+        assert all(read & set(node.output) for node in graph.node), f"{part}: a node that nobody reads"
