@@ -23,13 +23,14 @@ class ScheduleKind(Protocol):
 
 @dataclass(frozen=True)
 class PaperKind:
-    """The paper's kind of schedule."""
+    """The paper's kind of schedule; without a class token with another score in the vision tower."""
 
     name: str = "paper"
+    vision_score: str = "class_attention"
 
     def schedule(self, num_layers: int, num_visual: int, budget: float) -> Schedule | None:
         try:
-            return paper_schedule(num_layers, num_visual, budget)
+            return paper_schedule(num_layers, num_visual, budget, vision_score=self.vision_score)
         except InputError:
             return None
 
@@ -65,16 +66,19 @@ class Candidate:
         layers: drop points; none for vision-side pruning alone.
         rules: one for each drop point.
         ratio: tokens after the second drop / tokens after the first.
+        vision_score: by which the vision tower's tokens are kept.
     """
 
     vision_factor: float
     layers: tuple[int, ...] = ()
     rules: tuple[Rule, ...] = ()
     ratio: float = 1.0
+    vision_score: str = "class_attention"
 
     @property
     def name(self) -> str:
         parts = [f"x{self.vision_factor:g}"]
+        parts += [self.vision_score] if self.vision_score != "class_attention" else []
         parts += [f"@{layer} {rule.name}" for layer, rule in zip(self.layers, self.rules, strict=True)]
         return " ".join(parts + ([f"r{self.ratio:g}"] if len(self.layers) > 1 else []))
 
@@ -101,7 +105,9 @@ class Candidate:
                     cutoff_quantile=quantile,
                 )
         needs_vision = clusters is not None or any(rule.score == "vision_saliency" for rule in self.rules)
-        vision = VisionStage(keep=keeps[0], clusters=clusters) if counts[0] < num_visual or needs_vision else None
+        vision = None
+        if counts[0] < num_visual or needs_vision:
+            vision = VisionStage(score=self.vision_score, keep=keeps[0], clusters=clusters)
         return Schedule(
             num_layers=num_layers,
             vision=vision,
@@ -124,6 +130,7 @@ class Candidate:
 class SearchSpace:
     """The values that a candidate may take."""
 
+    vision_scores: tuple[str, ...] = ("class_attention",)
     vision_factors: tuple[float, ...] = (1.5, 2.0, 3.0, float("inf"))
     first_layers: tuple[int, ...]
     second_layers: tuple[int, ...]
@@ -136,6 +143,7 @@ class SearchSpace:
         cls,
         num_layers: int,
         *,
+        vision_scores: Sequence[str] = ("class_attention",),
         head_reductions: Sequence[str] = ("mean_key",),
         merge_orders: Sequence[str] = ("smallest",),
         cutoff_quantiles: Sequence[float | None] = (None, 0.2),
@@ -157,6 +165,7 @@ class SearchSpace:
         firsts = {max(1, num_layers * share // 32) for share in (2, 4, 8, 12)}
         seconds = {num_layers * share // 32 for share in (16, 22, 24, 28)}
         return cls(
+            vision_scores=tuple(vision_scores),
             first_layers=tuple(sorted(layer for layer in firsts if layer < num_layers)),
             second_layers=tuple(sorted(layer for layer in seconds if 1 < layer < num_layers)),
             first_rules=(*merges, *norms, question, Rule(score="vision_saliency", order="largest")),
@@ -165,11 +174,12 @@ class SearchSpace:
 
     def candidates(self) -> list[list[Candidate]]:
         """All candidates, one list for each choice of rules (the geometries that share it)."""
-        groups = [[Candidate(vision_factor=1.0)]]
+        groups = [[Candidate(vision_factor=1.0, vision_score=score) for score in self.vision_scores]]
         for first in self.first_rules:
             groups.append(
                 [
-                    Candidate(vision_factor=factor, layers=(a,), rules=(first,))
+                    Candidate(vision_factor=factor, layers=(a,), rules=(first,), vision_score=score)
+                    for score in self.vision_scores
                     for factor in self.vision_factors
                     for a in self.first_layers
                 ]
@@ -177,7 +187,10 @@ class SearchSpace:
             for second in self.second_rules:
                 groups.append(
                     [
-                        Candidate(vision_factor=factor, layers=(a, b), rules=(first, second), ratio=ratio)
+                        Candidate(
+                            vision_factor=factor, layers=(a, b), rules=(first, second), ratio=ratio, vision_score=score
+                        )
+                        for score in self.vision_scores
                         for factor in self.vision_factors
                         for a in self.first_layers
                         for b in self.second_layers
@@ -200,6 +213,7 @@ class SearchSpace:
     def neighbours(self, candidate: Candidate) -> list[Candidate]:
         """Every candidate that differs in one choice."""
         found = [replace(candidate, vision_factor=factor) for factor in self.vision_factors] if candidate.layers else []
+        found += [replace(candidate, vision_score=score) for score in self.vision_scores]
         for i, options in enumerate((self.first_layers, self.second_layers)[: len(candidate.layers)]):
             for layer in options:
                 layers = (*candidate.layers[:i], layer, *candidate.layers[i + 1 :])
@@ -220,6 +234,7 @@ def choices_of(kind: ScheduleKind) -> dict[str, object]:
         return {}
     return {
         "vision_factor": None if kind.vision_factor == float("inf") else kind.vision_factor,
+        "vision_score": kind.vision_score,
         "layers": list(kind.layers),
         "ratio": kind.ratio,
         "rules": [{item.name: getattr(rule, item.name) for item in fields(rule)} for rule in kind.rules],

@@ -50,8 +50,11 @@ def nearest_reference(budget: float) -> Reference:
     return min(REFERENCES.values(), key=lambda row: abs(row.budget[0] / row.budget[1] - budget))
 
 
-def preset(name: str, num_layers: int, num_visual: int) -> Schedule:
+def preset(name: str, num_layers: int, num_visual: int, *, vision_score: str = "class_attention") -> Schedule:
     """A schedule by name for a model of this depth and number of visual tokens.
+
+    Args:
+        vision_score: of the vision stage; the paper's needs an encoder with a class token.
 
     Raises InputError for an unknown name, or where the model is too small for the budget.
     """
@@ -60,10 +63,17 @@ def preset(name: str, num_layers: int, num_visual: int) -> Schedule:
     if name not in REFERENCES:
         raise InputError(f"no preset {name!r}; presets: {', '.join(PRESET_NAMES)}")
     row = REFERENCES[name]
-    return paper_schedule(num_layers, num_visual, row.budget[0] / row.budget[1], row)
+    return paper_schedule(num_layers, num_visual, row.budget[0] / row.budget[1], row, vision_score=vision_score)
 
 
-def paper_schedule(num_layers: int, num_visual: int, budget: float, row: Reference | None = None) -> Schedule:
+def paper_schedule(
+    num_layers: int,
+    num_visual: int,
+    budget: float,
+    row: Reference | None = None,
+    *,
+    vision_score: str = "class_attention",
+) -> Schedule:
     """The paper's kind of schedule at any budget: the nearest row of the table, its in-LLM counts scaled to the
     budget."""
     row = row or nearest_reference(budget)
@@ -81,7 +91,7 @@ def paper_schedule(num_layers: int, num_visual: int, budget: float, row: Referen
     schedule = Schedule(
         num_layers=num_layers,
         vision=VisionStage(
-            score="class_attention",
+            score=vision_score,
             keep=vision_keep,
             clusters=Clusters(centers=row.centers, cutoff_distance=8.0, spatial_radius=0.6),
         ),

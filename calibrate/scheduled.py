@@ -93,7 +93,7 @@ class ScheduledRunner:
             time.
         on_layer: called in prefill after each decoder layer with what the layer made of its tokens; for observers.
 
-    Raises InputError where the schedule is for another depth than the model's.
+    Raises InputError where the schedule is for another depth than the model's, or asks for a score that it lacks.
     """
 
     def __init__(
@@ -109,6 +109,7 @@ class ScheduledRunner:
         depth = family.num_layers
         if schedule.num_layers != depth:
             raise InputError(f"the schedule is for {schedule.num_layers} decoder layers, the model has {depth}")
+        family.check_scores(schedule)
         self.model = model
         self.family = family
         self.schedule = schedule

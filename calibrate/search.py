@@ -103,6 +103,7 @@ class _Search:
             model, processor, self.family, eos_ids=checkpoint.eos_ids, base=self.base, settings=settings, store=store
         )
         self.num_layers = self.family.num_layers
+        self.paper = PaperKind(vision_score=self.family.vision_scores[0])
         self.shape = DecoderShape.from_config(model.config)
         self.num_visual = 0
         self.text_tokens = 0
@@ -223,9 +224,9 @@ class _Search:
             return chosen, [chosen], empty
         finalists = self._search()
         kinds = {self.seen[schedule].name: (self.seen[schedule], schedule) for schedule in finalists}
-        paper = PaperKind().schedule(self.num_layers, self.num_visual, self.budget)
+        paper = self.paper.schedule(self.num_layers, self.num_visual, self.budget)
         if paper is not None:
-            kinds.setdefault(PaperKind.name, (PaperKind(), paper))
+            kinds.setdefault(PaperKind.name, (self.paper, paper))
         self.progress.start(len(kinds) + len(CONTROLS), "selection")
         measured = {}
         for name, (kind, schedule) in kinds.items():
@@ -247,11 +248,12 @@ class _Search:
         """The finalists' schedules, least loss on the calibration set first."""
         space = SearchSpace.of(
             self.num_layers,
+            vision_scores=self.family.search_scores,
             head_reductions=self.settings.head_reductions,
             merge_orders=self.settings.merge_orders,
             cutoff_quantiles=self.settings.cutoff_quantiles,
         )
-        kinds: list[ScheduleKind] = [PaperKind(), *space.shuffled(self.seed)]
+        kinds: list[ScheduleKind] = [self.paper, *space.shuffled(self.seed)]
         found = self._halve(self._admit(kinds, self.settings.max_candidates), "candidates")
         if not found and self.overflowed:
             raise self._all_overflow()
@@ -341,7 +343,7 @@ class _Search:
                 points.append(CurvePoint(kind=name, wanted=budget, measured=measured))
 
         for budget in wanted:
-            kinds = {"chosen": chosen, "paper": PaperKind()}
+            kinds = {"chosen": chosen, "paper": self.paper}
             schedules = {name: kind.schedule(self.num_layers, self.num_visual, budget) for name, kind in kinds.items()}
             for name, schedule in schedules.items():
                 if schedule is not None:

@@ -96,11 +96,7 @@ def check_schedule(schedule: Schedule, checkpoint: Checkpoint, skeleton: Skeleto
             f"the schedule is for model {schedule.model_id!r} (config {schedule.config_hash[:12]}), {checkpoint.path} "
             f"has config {checkpoint.config_hash[:12]}: calibrate for this model"
         )
-    if schedule.vision and schedule.vision.score not in (*skeleton.family.vision_scores, "uniform", "random"):
-        raise InputError(
-            f"vision score {schedule.vision.score!r} does not exist for family {skeleton.family.name}; it has "
-            f"{', '.join(skeleton.family.vision_scores)}"
-        )
+    skeleton.family.check_scores(schedule)
     if schedule.positions != "original":
         raise InputError(
             "positions 'reindexed' exist for comparison in PyTorch only; export a schedule with positions 'original'"

@@ -86,18 +86,19 @@ def refuse_shared_samples(splits: "dict[str, list[Sample]]") -> None:
 
 
 def load_schedule(source: str | Path, checkpoint: "Checkpoint") -> "Schedule":
-    """A schedule from a file or a preset name, checked against the model.
+    """A schedule from a file or a preset name, checked against the model. In the vision tower a preset ranks by the
+    attention of the class token, or of the mean query where there is none.
 
     Raises InputError where it was made for another model or another number of layers.
     """
     from vitcop.calibrate.schedule import Schedule
 
-    num_layers, num_visual = model_shape(checkpoint)
     if source in PRESETS:
         from vitcop.calibrate.presets import preset
 
+        family = family_in(checkpoint.path)
         return replace(
-            preset(str(source), num_layers, num_visual),
+            preset(str(source), family.num_layers, family.num_visual, vision_score=family.vision_scores[0]),
             model_id=checkpoint.model_id,
             config_hash=checkpoint.config_hash,
         )

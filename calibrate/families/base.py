@@ -22,6 +22,7 @@ import numpy as np
 
 from vitcop.calibrate.families.layout import TokenLayout, spread
 from vitcop.calibrate.prompt import PromptBatch, batch_prompts
+from vitcop.calibrate.schedule import Schedule
 from vitcop.plugins.errors import InputError
 
 if TYPE_CHECKING:
@@ -116,6 +117,19 @@ class Family(ABC):
     def vision_scores(self) -> tuple[str, ...]:
         """Scores that the vision stage of a schedule may name for this family."""
         return ("class_attention",) * self.class_token + CLASS_FREE_SCORES
+
+    @property
+    def search_scores(self) -> tuple[str, ...]:
+        """Those of them that a search tries: the paper's where there is a class token, else all."""
+        return self.vision_scores[:1] if self.class_token else self.vision_scores
+
+    def check_scores(self, schedule: Schedule) -> None:
+        """Raises InputError where the vision stage of a schedule asks for a score that this encoder does not have."""
+        score = schedule.vision.score if schedule.vision else "uniform"
+        if score not in (*self.vision_scores, "uniform", "random"):
+            raise InputError(
+                f"vision score {score!r} does not exist for family {self.name}; it has {', '.join(self.vision_scores)}"
+            )
 
     @property
     def image_token(self) -> int:
