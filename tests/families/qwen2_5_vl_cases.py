@@ -21,6 +21,7 @@ def build(
     window: int = 24,
     tied: bool = False,
     seed: int = 0,
+    scale: float = 6.0,
 ) -> Path:
     """Save a tiny model.
 
@@ -28,6 +29,7 @@ def build(
         sections: rotary frequencies of each axis, half of the head dim together.
         depth, full: blocks of the vision tower, and those that look beyond their windows.
         window: in pixels; 24 are windows of 3×3 units.
+        scale: of the weights; a wide model with large ones amplifies rounding to 1e-4.
     """
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
@@ -61,7 +63,7 @@ def build(
         **TOKENS,
     )
     save_parts(folder)
-    return save_random(folder, Qwen2_5_VLForConditionalGeneration, config, seed=seed)
+    return save_random(folder, Qwen2_5_VLForConditionalGeneration, config, seed=seed, scale=scale)
 
 
 def _case(name: str, *, slow: bool = True, **shape: Any) -> FamilyCase:
@@ -82,6 +84,6 @@ def _case(name: str, *, slow: bool = True, **shape: Any) -> FamilyCase:
 CASES = (
     _case("qwen2_5_vl", slow=False),
     _case("qwen2_5_vl-tied", tied=True, kv_heads=4, depth=4, full=(1, 3), window=16, seed=1),
-    _case("qwen2_5_vl-gqa-7", hidden=672, heads=7, kv_heads=1, sections=(16, 16, 16), seed=3),
-    _case("qwen2_5_vl-dim-128", hidden=256, heads=2, kv_heads=2, sections=(16, 24, 24), window=32, seed=4),
+    _case("qwen2_5_vl-gqa-7", hidden=672, heads=7, kv_heads=1, sections=(16, 16, 16), seed=3, scale=3.0),
+    _case("qwen2_5_vl-dim-128", hidden=256, heads=2, kv_heads=2, sections=(16, 24, 24), window=32, seed=4, scale=3.0),
 )

@@ -56,6 +56,9 @@ def save_random(folder: Path, model_class: Any, config: Any, *, seed: int = 0, s
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1 and "embed" not in name:
                 parameter.mul_(scale)
+            elif "k_norm" in name:
+                # Between ones all keys of a head are equally long, and their norm tells nothing but rounding.
+                parameter.uniform_(0.2, 1.8)
     torch.random.set_rng_state(state)
     model.generation_config.eos_token_id = 2
     model.generation_config.pad_token_id = 0
