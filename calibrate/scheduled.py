@@ -16,12 +16,14 @@ import numpy as np
 import torch
 
 from vitcop.calibrate.attention_masks import causal_mask
+from vitcop.calibrate.device_inputs import PromptTensors, VisionTensors, rows_of
 from vitcop.calibrate.original import OriginalRunner, cache_bytes, clock, next_positions
 from vitcop.calibrate.prompt import PromptBatch
 from vitcop.calibrate.recording import Recorded, recording
-from vitcop.calibrate.runner import DropTrace, Prefill
+from vitcop.calibrate.runner import Prefill
 from vitcop.calibrate.schedule import Drop, Schedule
-from vitcop.calibrate.vision_stage import VisionCache, VisionKept, keep_patches, rows_of, run_vision
+from vitcop.calibrate.stream import Dropped, Stream, drop_tokens, positions_after
+from vitcop.calibrate.vision_stage import VisionCache, VisionKept, keep_patches, run_vision, see
 from vitcop.plugins import ops
 from vitcop.plugins.errors import InputError
 
@@ -42,26 +44,13 @@ class ScheduledState:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stream:
-    """What crosses a drop point.
+class DevicePrefill:
+    """A prefill whose results are still on the device: logits fp32 [B,vocab] of the last position."""
 
-    Args:
-        hidden: [B,S,H].
-        positions: int64 [B,S] position ids, or [B,S,4] with three axes.
-        mask: bool [B,S], True at real tokens.
-        visual_index: int64 [B,V], where the visual tokens stand, ascending.
-        saliency: fp32 [B,V] carried from stage I, or None.
-        labels: int64 [B,V] clusters, or None.
-        planes: [B,V,H] each, added to the visual tokens after the first layers, the next one first (DeepStack).
-    """
-
-    hidden: torch.Tensor
-    positions: torch.Tensor
-    mask: torch.Tensor
-    visual_index: torch.Tensor
-    saliency: torch.Tensor | None
-    labels: torch.Tensor | None
-    planes: tuple[torch.Tensor, ...] = ()
+    logits: torch.Tensor
+    state: ScheduledState
+    vision: Dropped | None
+    drops: tuple[Dropped, ...]
 
 
 @dataclass(frozen=True)
@@ -121,21 +110,51 @@ class ScheduledRunner:
 
     @torch.inference_mode()
     def prefill(self, batch: PromptBatch) -> Prefill:
-        from transformers import DynamicCache
-
         device = self.model.device
         begun = clock(device)
         kept = self._keep(batch)
         seen = clock(device)
-        stream = self._enter(batch, kept)
-        cache, masks, traces = DynamicCache(), [stream.mask], []
+        found = self.read(PromptTensors.of(batch, device), kept)
+        logits = found.logits.cpu().numpy()
+        return Prefill(
+            logits=logits,
+            state=found.state,
+            vision=None if found.vision is None else found.vision.trace(),
+            drops=tuple(dropped.trace() for dropped in found.drops),
+            kv_lengths=tuple(mask.shape[1] for mask in found.state.masks),
+            kv_bytes=cache_bytes(found.state.cache),
+            seconds={"vision": seen - begun, "prefill": clock(device) - seen},
+        )
+
+    @torch.inference_mode()
+    def forward(self, prompt: PromptTensors, vision: VisionTensors | None) -> DevicePrefill:
+        """The whole prefill, from tensors on the device to tensors on the device; `vision` None for text alone.
+
+        Shapes depend on those of the arguments alone and no value is read back, so that a CUDA graph can hold it: with
+        the kernels (the references of the ops check values), sdpa or eager attention (the mask of flash_attention_2
+        depends on whether there is padding) and a tower that reads no sizes (`vision_stage.see`).
+        """
+        if vision is None:
+            kept = self._nothing(len(prompt.input_ids))
+        else:
+            kept = keep_patches(see(self.model, self.family, vision), self.schedule.vision)
+        return self.read(prompt, kept)
+
+    @torch.inference_mode()
+    def read(self, prompt: PromptTensors, kept: VisionKept) -> DevicePrefill:
+        """The language model's part of `forward`."""
+        from transformers import DynamicCache
+
+        stream = self._enter(prompt, kept)
+        cache, masks, dropped = DynamicCache(), [stream.mask], []
         last: Recorded | None = None
         drops = {drop.layer: drop for drop in self.schedule.drops}
         rotary, attend = self._geometry(stream)
         for i, layer in enumerate(self._decoder.layers):
             if i in drops:
-                stream, trace = self._drop(drops[i], stream, cache.layers[i - 1].keys, last)
-                traces.append(trace)
+                scores_BV = self._scores(drops[i], stream, cache.layers[i - 1].keys, last)
+                stream, what = drop_tokens(self.schedule, drops[i], stream, scores_BV)
+                dropped.append(what)
                 masks.append(stream.mask)
                 rotary, attend = self._geometry(stream)
             following = drops.get(i + 1)
@@ -148,25 +167,17 @@ class ScheduledRunner:
                     past_key_values=cache,
                     use_cache=True,
                 )
-            stream = _next_plane(replace(stream, hidden=hidden))
+            stream = replace(stream, hidden=hidden).with_next_plane()
             if self._on_layer is not None:
                 query_BNhD = last.queries[0][:, :, -1]
                 self._on_layer(
                     LayerView(i, cache.layers[i].keys, query_BNhD, stream.visual_index, stream.mask, _scale(layer))
                 )
-        logits = self.family.lm_head(self.model)(self._decoder.norm(stream.hidden[:, -1:]))[:, -1].float().cpu().numpy()
-        return Prefill(
-            logits=logits,
-            state=ScheduledState(cache, masks, self._next_position(batch, stream)),
-            vision=None
-            if self.schedule.vision is None
-            else DropTrace(
-                kept_visual=_numpy(kept.kept_patches), scores=None if kept.scores is None else _numpy(kept.scores)
-            ),
-            drops=tuple(traces),
-            kv_lengths=tuple(mask.shape[1] for mask in masks),
-            kv_bytes=cache_bytes(cache),
-            seconds={"vision": seen - begun, "prefill": clock(device) - seen},
+        return DevicePrefill(
+            logits=self.family.lm_head(self.model)(self._decoder.norm(stream.hidden[:, -1:]))[:, -1].float(),
+            state=ScheduledState(cache, masks, self._next_position(prompt, stream)),
+            vision=None if self.schedule.vision is None else Dropped(kept_visual=kept.kept_patches, scores=kept.scores),
+            drops=tuple(dropped),
         )
 
     def decode(self, token_ids: np.ndarray, state: ScheduledState) -> np.ndarray:
@@ -199,14 +210,14 @@ class ScheduledRunner:
             return run_vision(self.model, self.family, batch)
 
         if not batch.num_visual:
-            return self._nothing(batch)
+            return self._nothing(len(batch.input_ids))
         output = self._vision.get(batch, compute) if self._vision else compute()
         return keep_patches(output, self.schedule.vision)
 
-    def _nothing(self, batch: PromptBatch) -> VisionKept:
+    def _nothing(self, num_prompts: int) -> VisionKept:
         """What a prompt of text alone brings: no tokens, of the shapes that tokens have."""
         weight = self._decoder.embed_tokens.weight
-        none_B0 = torch.zeros((len(batch.input_ids), 0), dtype=torch.int64, device=weight.device)
+        none_B0 = torch.zeros((num_prompts, 0), dtype=torch.int64, device=weight.device)
         return VisionKept(
             planes=(weight.new_zeros((*none_B0.shape, weight.shape[1])),) * (1 + self.family.num_planes),
             kept_patches=none_B0,
@@ -215,36 +226,27 @@ class ScheduledRunner:
             labels=none_B0,
         )
 
-    def _enter(self, batch: PromptBatch, kept: VisionKept) -> Stream:
+    def _enter(self, prompt: PromptTensors, kept: VisionKept) -> Stream:
         """Embed the prompt without the placeholders of dropped patches, and put the kept features at the others."""
-        batch = batch.after_vision(_numpy(kept.kept_patches))
-        device = self.model.device
-        visual_index_BV = torch.as_tensor(batch.visual_index, device=device)
-        embeds_BSH = self._decoder.embed_tokens(torch.as_tensor(batch.input_ids, device=device))
+        prompt = prompt.after_vision(kept.kept_patches)
+        embeds_BSH = self._decoder.embed_tokens(prompt.input_ids)
         features_BVH = kept.planes[0].to(embeds_BSH)
-        mask_BS = torch.as_tensor(batch.attention_mask, device=device).bool()
-        positions_BS = torch.as_tensor(batch.position_ids, device=device)
+        index_BVH = prompt.visual_index.unsqueeze(-1).expand_as(features_BVH)
+        positions = prompt.positions
         return Stream(
-            hidden=embeds_BSH.scatter(1, visual_index_BV.unsqueeze(-1).expand_as(features_BVH), features_BVH),
-            positions=self._positions(positions_BS, mask_BS) if self.schedule.vision else positions_BS,
-            mask=mask_BS,
-            visual_index=visual_index_BV,
+            hidden=embeds_BSH.scatter(1, index_BVH, features_BVH),
+            positions=positions_after(self.schedule, positions, prompt.mask) if self.schedule.vision else positions,
+            mask=prompt.mask,
+            visual_index=prompt.visual_index,
             saliency=kept.saliency,
             labels=kept.labels,
             planes=kept.planes[1:],
         )
 
-    def _positions(self, kept_BS: torch.Tensor, mask_BS: torch.Tensor) -> torch.Tensor:
-        """Position ids after a drop: those that the tokens had, or renumbered where the schedule says so."""
-        if self.schedule.positions == "original":
-            return kept_BS
-        numbered_BS = (mask_BS.long().cumsum(1) - 1).clamp_min(0)
-        return numbered_BS if kept_BS.dim() == 2 else numbered_BS.unsqueeze(2).expand_as(kept_BS)
-
-    def _next_position(self, batch: PromptBatch, stream: Stream) -> torch.Tensor:
+    def _next_position(self, prompt: PromptTensors, stream: Stream) -> torch.Tensor:
         """Position of the first generated token, [B] or [B,4]."""
         if self.schedule.positions == "original":
-            return torch.as_tensor(batch.next_position, device=stream.positions.device)
+            return prompt.next_position
         return stream.positions[:, -1] + 1
 
     def _geometry(self, stream: Stream) -> tuple[Any, torch.Tensor | None]:
@@ -255,45 +257,6 @@ class ScheduledRunner:
     def _mask(self, real_BK: torch.Tensor, hidden_BQH: torch.Tensor) -> torch.Tensor | None:
         implementation = self._decoder.config._attn_implementation
         return causal_mask(real_BK, hidden_BQH.shape[1], implementation, hidden_BQH.dtype)
-
-    def _drop(
-        self, drop: Drop, stream: Stream, keys_BNkvSD: torch.Tensor, last: Recorded | None
-    ) -> tuple[Stream, DropTrace]:
-        """One drop point, from the keys (and the last query) of the layer before it."""
-        scores_BV = self._scores(drop, stream, keys_BNkvSD, last)
-        assignment_BRV = None
-        if drop.op == "merge":
-            # The op keeps what scores least, so "largest" turns the order round by the sign.
-            hidden_BSH, kept_positions, visual_index_BR, kept_visual_BR, assignment_BRV = ops.cluster_merge(
-                stream.hidden,
-                stream.visual_index,
-                scores_BV if drop.order == "smallest" else -scores_BV,
-                stream.labels,
-                num_clusters=self.schedule.vision.clusters.centers,
-                keep=drop.keep,
-                merge=drop.merge,
-            )
-        else:
-            kept_positions, visual_index_BR, kept_visual_BR = ops.score_select(
-                scores_BV, stream.visual_index, stream.hidden.shape[1], keep=drop.keep, order=drop.order
-            )
-            hidden_BSH = stream.hidden.gather(1, kept_positions.unsqueeze(-1).expand(-1, -1, stream.hidden.shape[-1]))
-        mask_BS = stream.mask.gather(1, kept_positions)
-        after = Stream(
-            hidden=hidden_BSH,
-            positions=self._positions(rows_of(stream.positions, kept_positions), mask_BS),
-            mask=mask_BS,
-            visual_index=visual_index_BR,
-            saliency=None if stream.saliency is None else stream.saliency.gather(1, kept_visual_BR),
-            labels=None if stream.labels is None else stream.labels.gather(1, kept_visual_BR),
-            planes=tuple(_combine(plane, kept_visual_BR, assignment_BRV) for plane in stream.planes),
-        )
-        trace = DropTrace(
-            kept_visual=_numpy(kept_visual_BR),
-            scores=_numpy(scores_BV),
-            assignment=None if assignment_BRV is None else _numpy(assignment_BRV),
-        )
-        return after, trace
 
     def _scores(self, drop: Drop, stream: Stream, keys_BNkvSD: torch.Tensor, last: Recorded | None) -> torch.Tensor:
         """fp32 [B,V]."""
@@ -318,26 +281,6 @@ def in_order(positions: torch.Tensor) -> torch.Tensor:
     return positions if positions.dim() == 2 else positions[..., 0].contiguous()
 
 
-def _next_plane(stream: Stream) -> Stream:
-    """Add the next feature plane, if one is left, to the visual tokens."""
-    if not stream.planes:
-        return stream
-    first, *others = stream.planes
-    index_BVH = stream.visual_index.unsqueeze(-1).expand_as(first)
-    return replace(stream, hidden=stream.hidden.scatter_add(1, index_BVH, first.to(stream.hidden)), planes=(*others,))
-
-
-def _combine(plane_BVH: torch.Tensor, kept_BR: torch.Tensor, assignment_BRV: torch.Tensor | None) -> torch.Tensor:
-    """A plane after a drop: a merge combines it as it combined the hidden states that it will be added to."""
-    if assignment_BRV is None:
-        return rows_of(plane_BVH, kept_BR)
-    return torch.matmul(assignment_BRV, plane_BVH.float()).to(plane_BVH.dtype)
-
-
 def _scale(layer: Any) -> float | None:
     """Of a layer's attention logits; None where the module leaves it at head_dim ** -0.5."""
     return getattr(layer.self_attn, "scaling", None)
-
-
-def _numpy(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.cpu().numpy()

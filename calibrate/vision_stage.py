@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from vitcop.calibrate.device_inputs import VisionTensors, rows_of
 from vitcop.calibrate.families.layout import GRID, GROUP, PATCHES
 from vitcop.calibrate.prompt import PromptBatch
 from vitcop.calibrate.recording import recording
@@ -75,27 +76,32 @@ class VisionKept:
 
 @torch.inference_mode()
 def run_vision(model: Any, family: "Family", batch: PromptBatch) -> VisionOutput:
-    """The model's own vision tower and projector, with queries and keys recorded in one layer."""
-    attention = family.vision_attention(model)
-    device, dtype = model.device, model.dtype
-    inputs = {name: _tensor(array, device, dtype) for name, array in batch.model_inputs.items()}
-    tables = {name: torch.as_tensor(array, device=device) for name, array in batch.vision_inputs.items()}
-    with recording(attention) as seen:
-        kinds = family.visual_features(model, inputs)
+    """`see` for a batch that is still on the host."""
+    return see(model, family, VisionTensors.of(batch, family.visual_tokens, model.device, model.dtype))
+
+
+def see(model: Any, family: "Family", inputs: VisionTensors) -> VisionOutput:
+    """The model's own vision tower and projector, with queries and keys recorded in one layer.
+
+    Reads no value back, if the model's own code does not: towers for images of any size (Qwen-VL, LLaVA-NeXT,
+    LLaVA-OneVision) read the sizes.
+    """
+    with recording(family.vision_attention(model)) as seen:
+        kinds = family.visual_features(model, inputs.model_inputs)
     scale = seen.queries[0].shape[-1] ** -0.5 if seen.scale is None else float(seen.scale)
     class_scores = None
     if family.class_token:
         calls = zip(seen.queries, seen.keys, strict=True)
         class_scores = torch.cat([ops.vision_saliency(q[:, :, 0], k, scale=scale).flatten() for q, k in calls])
     return VisionOutput(
-        planes=_spread(kinds, family, torch.as_tensor(batch.visual_ids, device=device)),
-        queries=family.patch_vectors(seen.queries, tables),
-        keys=family.patch_vectors(seen.keys, tables),
+        planes=_spread(kinds, inputs, 1 + family.num_planes),
+        queries=family.patch_vectors(seen.queries, inputs.tables),
+        keys=family.patch_vectors(seen.keys, inputs.tables),
         class_scores=class_scores,
         scale=scale,
-        patches=tables[PATCHES],
-        grid=tables[GRID],
-        group=tables[GROUP],
+        patches=inputs.tables[PATCHES],
+        grid=inputs.tables[GRID],
+        group=inputs.tables[GROUP],
     )
 
 
@@ -149,11 +155,6 @@ def vision_scores(output: VisionOutput, score: str) -> torch.Tensor:
     return scores_BP.view(batch, num_visual, num_patches).mean(dim=2)
 
 
-def rows_of(rows_BVX: torch.Tensor, index_BK: torch.Tensor) -> torch.Tensor:
-    """[B,V,…], [B,K] -> [B,K,…]."""
-    return rows_BVX[torch.arange(len(index_BK), device=index_BK.device)[:, None], index_BK]
-
-
 def _token_keys(output: VisionOutput) -> torch.Tensor:
     """fp32 [B,V,Nh·D]: key of each token, all heads side by side."""
     return output.keys[output.patches].float().mean(dim=2).flatten(2)
@@ -173,24 +174,18 @@ def _cluster(output: VisionOutput, kept_BK: torch.Tensor, clusters: Clusters) ->
     )
 
 
-def _spread(kinds: list[list[torch.Tensor]], family: "Family", ids_BV: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def _spread(kinds: list[list[torch.Tensor]], inputs: VisionTensors, num_planes: int) -> tuple[torch.Tensor, ...]:
     """Give each placeholder its features, in the order in which they stand."""
     planes = []
-    for plane in range(1 + family.num_planes):
+    for plane in range(num_planes):
         first = kinds[0][plane]
-        filled = first.new_zeros((*ids_BV.shape, first.shape[-1]))
-        for token, features in zip(_present(family, ids_BV), kinds, strict=True):
-            filled[ids_BV == token] = features[plane]
+        filled = first.new_zeros((*inputs.visual_ids.shape, first.shape[-1]))
+        for (token, count), features in zip(inputs.counts, kinds, strict=True):
+            # masked_scatter would leave out surplus features without a word.
+            assert len(features[plane]) == count, f"{len(features[plane])} features for {count} placeholders {token}"
+            filled = filled.masked_scatter((inputs.visual_ids == token).unsqueeze(-1), features[plane].to(first))
         planes.append(filled)
     return tuple(planes)
-
-
-def _present(family: "Family", ids_BV: torch.Tensor) -> list[int]:
-    return [token for token in family.visual_tokens if bool((ids_BV == token).any())]
-
-
-def _tensor(array: Any, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    return torch.as_tensor(array, device=device, dtype=dtype if array.dtype.kind == "f" else None)
 
 
 class VisionCache:
