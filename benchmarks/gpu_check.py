@@ -1,8 +1,8 @@
 """Everything that needs an NVIDIA GPU, in one run: `make gpu-check`.
 
 Builds the kernels for the GPU at hand, runs the tests marked `gpu` on inputs of fresh seeds, compute-sanitizer over a
-small case, and benchmarks/selection.py. Writes gpu_check.json and selection.json to $OUT, or else to
-benchmarks/results.
+small case, benchmarks/selection.py and benchmarks/prefill_gpu.py. Writes gpu_check.json, selection.json and
+prefill_gpu.json to $OUT, or else to benchmarks/results.
 """
 
 import json
@@ -29,8 +29,8 @@ SMALL_CASE = ("equals_reference or every_step", 240)
 graph: torch refuses that without its memory cache."""
 
 
-def pytest_command(*options: str) -> list[str]:
-    return [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", str(TESTS), *options]
+def pytest_command(*options: str, tests: Path = TESTS) -> list[str]:
+    return [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", str(tests), *options]
 
 
 def run_tests(seed: int) -> dict:
@@ -65,6 +65,16 @@ def run_sanitizer(tool: str) -> dict:
     if "ERROR SUMMARY" not in text and "RACECHECK SUMMARY" not in text:
         return {"ran": False, "reason": text.strip().splitlines()[-1] if text.strip() else f"status {done.returncode}"}
     return {"ran": True, "status": done.returncode, "summary": [x for x in text.splitlines() if "SUMMARY" in x]}
+
+
+def run_apart(seconds: int, *command: str | Path) -> dict:
+    """A step that needs more than the kernels do (transformers, 14 GB of weights), as a process of its own: whatever
+    becomes of it, the other steps stand."""
+    try:
+        done = subprocess.run(command, env=os.environ | {"OUT": str(OUT)}, cwd=HERE.parent, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return {"status": 1, "reason": f"not finished after {seconds} s"}
+    return {"status": done.returncode}
 
 
 def driver_version() -> str:
@@ -111,8 +121,14 @@ def main() -> int:
     for tool in ("memcheck", "racecheck"):
         result[tool] = run_sanitizer(tool)
         save()
+    model_tests = TESTS.parent / "calibrate" / "test_gpu_runs.py"
+    result["model_tests"] = run_apart(300, *pytest_command(tests=model_tests))
+    save()
+    result["prefill_benchmark"] = run_apart(900, sys.executable, HERE / "prefill_gpu.py")
+    save()
     print(json.dumps(result, indent=2, sort_keys=True))
     bad = [result["tests"]["status"], result["benchmark_status"]]
+    bad += [result[step]["status"] for step in ("model_tests", "prefill_benchmark")]
     bad += [result[tool]["status"] for tool in ("memcheck", "racecheck") if result[tool]["ran"]]
     return 1 if any(bad) else 0
 

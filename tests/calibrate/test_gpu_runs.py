@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from vitcop.calibrate.device_inputs import PromptTensors, VisionTensors
 from vitcop.calibrate.presets import preset
 from vitcop.calibrate.samples import batches
 from vitcop.calibrate.scheduled import ScheduledRunner
+from vitcop.plugins.cuda import library
 
 pytestmark = [
     pytest.mark.gpu,
@@ -27,3 +29,30 @@ def test_schedule_on_gpu_equals_cpu(name, tiny, samples):
     np.testing.assert_allclose(on_gpu.logits, on_cpu.logits, atol=1e-4, rtol=1e-4)
     for cpu, gpu in zip(on_cpu.drops, on_gpu.drops, strict=True):
         np.testing.assert_array_equal(gpu.kept_visual, cpu.kept_visual)
+
+
+@pytest.mark.parametrize("name", ["none", "paper-1/3", "paper-1/9"])
+def test_whole_prefill_in_a_cuda_graph(name, tiny, samples):
+    """A replay over new pixels gives what the eager run gives for them."""
+    if library.load() is None:
+        pytest.skip("the references of the ops read values, which no graph can hold")
+    torch.backends.cuda.matmul.allow_tf32 = False
+    model, family = copy.deepcopy(tiny.model).cuda(), tiny.family
+    _, batch = next(iter(batches(samples[:3], tiny.processor, family, 3)))
+    runner = ScheduledRunner(model, family, preset(name, family.num_layers, family.num_visual))
+    prompt = PromptTensors.of(batch, model.device)
+    vision = VisionTensors.of(batch, family.visual_tokens, model.device, model.dtype)
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        runner.forward(prompt, vision)
+    stream.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        found = runner.forward(prompt, vision)
+    pixels = vision.model_inputs["pixel_values"]
+    pixels.copy_(pixels.flip(-1))
+    graph.replay()
+    expected = runner.forward(prompt, vision)
+    np.testing.assert_allclose(found.logits.cpu(), expected.logits.cpu(), atol=1e-5, rtol=1e-5)
+    for replayed, eager in zip(found.drops, expected.drops, strict=True):
+        np.testing.assert_array_equal(replayed.kept_visual.cpu(), eager.kept_visual.cpu())

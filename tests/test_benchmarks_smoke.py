@@ -1,0 +1,102 @@
+"""The GPU benchmark of a prefill at tiny shapes on whatever device there is, and the arithmetic of its roofline."""
+
+import json
+import math
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from vitcop.calibrate.cost import DecoderShape, prefill_cost
+from vitcop.calibrate.families import family_of
+from vitcop.calibrate.original import cache_bytes
+from vitcop.calibrate.presets import preset
+from vitcop.calibrate.scheduled import ScheduledRunner
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+NAMES = ("none", "paper-1/3", "paper-2/9", "paper-1/9")
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """The modules of the benchmark, found as they find each other when one is started as a program."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import prefill_gpu
+    import roofline
+
+    return prefill_gpu, roofline
+
+
+def test_smoke_run(benchmark, monkeypatch, tmp_path, capsys):
+    program, _ = benchmark
+    monkeypatch.setattr(program, "OUT", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["prefill_gpu.py", "--smoke", "--batches", "1", "2"])
+    program.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + 2 * len(NAMES) and "paper-1/9" in lines[-1]
+    results = json.loads((tmp_path / "prefill_gpu.json").read_text())
+    assert results["smoke"] and all(peak > 0 for peak in results["peaks"].values())
+    for batch in (1, 2):
+        rows = [row for row in results["rows"] if row["batch"] == batch]
+        assert [row["schedule"] for row in rows] == list(NAMES)
+        for first, second in pairwise(rows):
+            for falling in ("roofline_seconds", "kv_bytes", "flops"):
+                assert first[falling] > second[falling] > 0
+        for row in rows:
+            lower, upper = row[row["timed"]]["quartiles"]
+            assert 0 < lower <= row[row["timed"]]["median"] <= upper
+            assert all(math.isfinite(row[key]) for key in ("speedup", "roofline_speedup", "flops_speedup", "share"))
+            assert row["share"] == pytest.approx(row["speedup"] / row["roofline_speedup"])
+
+
+def test_shapes_of_7b(benchmark):
+    """The model and the prompts that a GPU gets, on the meta device: shapes fit and no value is read."""
+    program, _ = benchmark
+    config = program.published_config()
+    setting = program.Setting(torch.device("meta"), torch.bfloat16, 1, 0, matrix=1, copy=1)
+    model, family = program.build_model(config, setting), family_of(config)
+    assert model.dtype == torch.bfloat16 and 6.9e9 < sum(weight.numel() for weight in model.parameters()) < 7.2e9
+    schedule = preset("paper-1/3", 32, 576)
+    found = ScheduledRunner(model, family, schedule).forward(*program.inputs_of(model, family, 8))
+    assert found.logits.shape == (8, 32064)
+    cost = prefill_cost(DecoderShape.from_config(config), schedule.layer_counts(576), program.TEXT_TOKENS)
+    assert cache_bytes(found.state.cache) == 8 * cost.kv_bytes
+
+
+def test_roofline_of_7b(benchmark):
+    """Weights of a decoder layer by hand, and what the bound by bytes does at small budgets."""
+    program, roofline = benchmark
+    peaks = roofline.Peaks(flops=7e14, bytes=4e12)
+    config = program.published_config()
+
+    def work_of(name, batch):
+        sizes = {"batch": batch, "num_visual": 576, "num_text": 64, "value_bytes": 2}
+        return roofline.prefill_work(config, preset(name, 32, 576), **sizes)
+
+    layers = work_of("none", 1)
+    # Patch embedding, 23 tower layers, two products of the projector, 32 decoder layers, the head.
+    assert len(layers) == 1 + 23 + 2 + 32 + 1
+    weights, values = 4 * 4096**2 + 3 * 4096 * 11008, 4 * 4096 + 8 * 4096 + 6 * 11008
+    assert layers[26].bytes == 2 * (weights + 640 * values)
+    assert layers[26].flops == 2 * 640 * weights + 4 * 640**2 * 4096
+    for batch in (1, 8):
+        works = [work_of(name, batch) for name in NAMES]
+        times = [roofline.roofline_seconds(work, peaks) for work in works]
+        assert all(first > second for first, second in pairwise(times))
+        for work, seconds in zip(works, times, strict=True):
+            assert seconds >= sum(layer.flops for layer in work) / peaks.flops
+            assert seconds >= sum(layer.bytes for layer in work) / peaks.bytes
+    # The last layers of paper-1/9 hold 15 + 64 tokens: reading the weights takes longer than the arithmetic.
+    last = work_of("paper-1/9", 1)[-2]
+    assert last.seconds(peaks) == last.bytes / peaks.bytes > last.flops / peaks.flops
+
+
+def test_a_gpu_is_needed_otherwise(benchmark, monkeypatch, capsys):
+    program, _ = benchmark
+    monkeypatch.setattr(program.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["prefill_gpu.py"])
+    with pytest.raises(SystemExit):
+        program.main()
+    assert "no GPU that torch can use" in capsys.readouterr().err
