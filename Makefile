@@ -32,6 +32,8 @@ lint: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/budgets.py
+	$(BIN)/python benchmarks/prefill.py
+	$(BIN)/python benchmarks/dtypes.py
 	$(BIN)/python benchmarks/export_time.py
 	$(BIN)/python benchmarks/selection.py
 	$(BIN)/python benchmarks/export_memory.py
