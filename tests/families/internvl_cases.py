@@ -49,7 +49,7 @@ def _case(
             intermediate_size=64,
             num_hidden_layers=2,
             num_attention_heads=4,
-            image_size=32,
+            image_size=64,
             patch_size=8,
         )
         decoder = Qwen2Config(
@@ -72,10 +72,10 @@ def _case(
             vision_config=vision,
             text_config=decoder,
             image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
-            image_seq_length=4,
+            image_seq_length=16,
             tie_word_embeddings=tied,
         )
-        images = GotOcr2ImageProcessorPil(size={"height": 32, "width": 32}, min_patches=1, max_patches=4)
+        images = GotOcr2ImageProcessorPil(size={"height": 64, "width": 64}, min_patches=1, max_patches=4)
         save_processor(folder, tokenizer, images, chat_template("<IMG_CONTEXT>", "<video>"))
         return save_random(folder, InternVLForConditionalGeneration, config, seed=seed)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from vitcop.calibrate.prompt import PromptBatch
 from vitcop.calibrate.runner import DropTrace, Prefill
+from vitcop.calibrate.schedule import Schedule
 from vitcop.export.bundle import Bundle
 from vitcop.export.bundle.contract import carried_tensors, plane_names
 from vitcop.export.runtimes.onnxruntime.options import OnnxRuntimeOptions
@@ -132,12 +133,26 @@ class OnnxRuntimeRunner:
         found = tuple(out[f"present_key_{layers[0]}"].shape()[2] for layers in self.schedule.groups)
         num_other = short.input_ids.shape[1] - short.num_visual
         expected = tuple(count + num_other for count in self.schedule.group_counts(num_visual))
+        if found != expected and 0 in _plain_counts(self.schedule, num_visual):
+            raise InputError(
+                f"{self.bundle.path}: the schedule's fractions leave less than one of {num_visual} visual tokens; an "
+                "engine takes such a number only if it is that of the encoder's own image size: use larger images"
+            )
         if found != expected:
             raise InputError(
                 f"{self.bundle.path}: the engine kept KV lengths {found}, its schedule says {expected}; export "
                 "the bundle again"
             )
         return found
+
+
+def _plain_counts(schedule: Schedule, num_visual: int) -> list[int]:
+    """Visual tokens behind each stage by V·num // den alone, without the rule that one stays."""
+    counts = [num_visual]
+    stages = (schedule.vision, *schedule.drops) if schedule.vision else schedule.drops
+    for num, den in (stage.keep for stage in stages):
+        counts.append(counts[-1] * num // den)
+    return counts
 
 
 def _logits(out: dict[str, Any]) -> np.ndarray:
