@@ -10,12 +10,15 @@ from export_cases import PAPER, duplicate, vision_pass
 from torch import fx
 
 from vitcop.calibrate.checkpoint import Checkpoint
+from vitcop.calibrate.loading import load_processor
 from vitcop.calibrate.schedule import Drop, Schedule
+from vitcop.export.bundle import Bundle
 from vitcop.export.capture.attention import ATTENTION
 from vitcop.export.capture.skeleton import load_skeleton
 from vitcop.export.compile import check_schedule, export_bundle, whole_counts
 from vitcop.export.rewrite import DropTokensPass, Pass, PassError, Sequence, SplitCachePass
 from vitcop.export.rewrite.boundary import Boundary, is_inside
+from vitcop.export.runtimes.onnxruntime import OnnxRuntimeRunner
 from vitcop.plugins.errors import InputError
 
 aten = torch.ops.aten
@@ -169,3 +172,14 @@ def test_a_fraction_that_leaves_nothing_becomes_one_token():
     assert [drop.keep for drop in found.drops] == [(1, 2), (1, 8), (1, 1)]
     assert found.group_counts(16) == schedule.group_counts(16) == (16, 8, 1, 1)
     assert whole_counts(schedule, 36) == schedule, "36 → 18 → 2 → 1 needs no help"
+
+
+def test_other_numbers_of_tokens_where_a_fraction_leaves_less_than_one(two_layers, make_batch, pictures, tmp_path):
+    schedule = Schedule(num_layers=2, drops=(Drop(layer=1, keep=(1, 20)),))
+    bundle = Bundle.open(export_bundle(two_layers, schedule, tmp_path / "bundle"))
+    processor, family = load_processor(two_layers), load_skeleton(Checkpoint.open(two_layers)).family
+    runner = OnnxRuntimeRunner(bundle)
+    assert runner.prefill(make_batch(processor, family, 1)).drops[0].kept_visual.shape == (1, 1)
+    two = family.prepare(processor, ["USER: <image> or <image> ASSISTANT:"], [pictures[:2]])
+    with pytest.raises(InputError, match="takes prompts of 16 visual tokens alone, not of 32"):
+        runner.prefill(two)

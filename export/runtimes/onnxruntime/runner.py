@@ -133,10 +133,11 @@ class OnnxRuntimeRunner:
         found = tuple(out[f"present_key_{layers[0]}"].shape()[2] for layers in self.schedule.groups)
         num_other = short.input_ids.shape[1] - short.num_visual
         expected = tuple(count + num_other for count in self.schedule.group_counts(num_visual))
-        if found != expected and 0 in _plain_counts(self.schedule, num_visual):
+        own = self.bundle.manifest.architecture.num_visual
+        if found != expected and any(0 in _plain_counts(self.schedule, count) for count in (num_visual, own)):
             raise InputError(
-                f"{self.bundle.path}: the schedule's fractions leave less than one of {num_visual} visual tokens; an "
-                "engine takes such a number only if it is that of the encoder's own image size: use larger images"
+                f"{self.bundle.path}: the schedule's fractions leave less than one visual token; its engine takes "
+                f"prompts of {own} visual tokens alone, not of {num_visual}: use a schedule that keeps more"
             )
         if found != expected:
             raise InputError(
