@@ -43,8 +43,8 @@ class PromptTensors:
             next_position=torch.as_tensor(batch.next_position, device=device),
         )
 
-    def after_vision(self, kept_patches: torch.Tensor) -> "PromptTensors":
-        """The prompts without the placeholders of patches that the vision stage dropped, as PromptBatch.after_vision.
+    def after_drop(self, kept_patches: torch.Tensor) -> "PromptTensors":
+        """The prompts without the placeholders of patches that the vision stage dropped, as PromptBatch.after_drop.
 
         Args:
             kept_patches: int64 [B,K], ascending indices into the V visual tokens.
@@ -95,6 +95,11 @@ class VisionTensors:
             visual_ids=torch.as_tensor(batch.visual_ids, device=device),
             counts=tuple((token, count) for token, count in counts if count),
         )
+
+
+def places_of(positions: torch.Tensor) -> torch.Tensor:
+    """int64 [B,S]: the place of each token in its full prompt, from position ids [B,S] or [B,S,4]."""
+    return positions if positions.dim() == 2 else positions[..., 0].contiguous()
 
 
 def rows_of(rows_BVX: torch.Tensor, index_BK: torch.Tensor) -> torch.Tensor:

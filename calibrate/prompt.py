@@ -50,6 +50,11 @@ class PromptBatch:
         return following
 
     @property
+    def places(self) -> np.ndarray:
+        """int64 [B,S]: the place of each token in its full prompt."""
+        return self.position_ids if self.position_ids.ndim == 2 else self.position_ids[..., 0]
+
+    @property
     def visual_ids(self) -> np.ndarray:
         """int64 [B,V]: the placeholder id of each visual token, which tells images from videos."""
         return np.take_along_axis(self.input_ids, self.visual_index, axis=1)
@@ -58,23 +63,23 @@ class PromptBatch:
         """The rows without their padding."""
         return [ids[mask == 1].tolist() for ids, mask in zip(self.input_ids, self.attention_mask, strict=True)]
 
-    def after_vision(self, kept_patches: np.ndarray) -> "PromptBatch":
-        """The batch without the placeholders of patches that the vision stage dropped.
+    def after_drop(self, kept_visual: np.ndarray) -> "PromptBatch":
+        """The batch without the visual tokens that a stage of a schedule dropped.
 
         Args:
-            kept_patches: int64 [B,K], ascending indices into the V visual tokens.
+            kept_visual: int64 [B,K], ascending indices into the V visual tokens.
 
         Kept tokens keep their position ids. Rows stay equally long, since each loses V−K tokens.
         """
-        if kept_patches.shape[1] == self.num_visual:
+        if kept_visual.shape[1] == self.num_visual:
             return self
         rows, length = np.arange(len(self.input_ids))[:, None], self.input_ids.shape[1]
         keep = np.ones((len(rows), length), dtype=bool)
         keep[rows, self.visual_index] = False
-        keep[rows, np.take_along_axis(self.visual_index, kept_patches, axis=1)] = True
+        keep[rows, np.take_along_axis(self.visual_index, kept_visual, axis=1)] = True
         columns = np.nonzero(keep)[1].reshape(len(rows), -1)
         new_place = np.cumsum(keep, axis=1) - 1
-        old_place = np.take_along_axis(self.visual_index, kept_patches, axis=1)
+        old_place = np.take_along_axis(self.visual_index, kept_visual, axis=1)
         return replace(
             self,
             input_ids=np.take_along_axis(self.input_ids, columns, axis=1),

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from vitcop.calibrate.attention_masks import causal_mask
-from vitcop.calibrate.device_inputs import PromptTensors, VisionTensors, rows_of
+from vitcop.calibrate.device_inputs import PromptTensors, VisionTensors, places_of, rows_of
 from vitcop.calibrate.original import OriginalRunner, cache_bytes, clock, next_positions
 from vitcop.calibrate.prompt import PromptBatch
 from vitcop.calibrate.recording import Recorded, recording
@@ -35,11 +35,12 @@ __all__ = ["OriginalRunner", "ScheduledRunner", "ScheduledState"]
 
 @dataclass
 class ScheduledState:
-    """Decode state: the cache (each layer as long as its group), the mask [B,P_g] of each group, the next position
-    [B]."""
+    """Decode state: the cache (each layer as long as its group); of each group the mask [B,P_g] and the places [B,P_g]
+    of its tokens in the full prompt; the next position [B]."""
 
     cache: Any
     masks: list[torch.Tensor]
+    places: list[torch.Tensor]
     next_position: torch.Tensor
 
 
@@ -82,7 +83,8 @@ class ScheduledRunner:
             time.
         on_layer: called in prefill after each decoder layer with what the layer made of its tokens; for observers.
 
-    Raises InputError where the schedule is for another depth than the model's, or asks for a score that it lacks.
+    Raises InputError where the schedule is for another depth than the model's, or asks for a score that it lacks, or
+    where sliding windows meet FlashAttention.
     """
 
     def __init__(
@@ -99,13 +101,20 @@ class ScheduledRunner:
         if schedule.num_layers != depth:
             raise InputError(f"the schedule is for {schedule.num_layers} decoder layers, the model has {depth}")
         family.check_scores(schedule)
+        decoder = family.language_model(model)
+        if family.window is not None and decoder.config._attn_implementation == "flash_attention_2":
+            raise InputError(
+                f"sliding windows ({family.window} tokens) cannot be used with --attn flash_attention_2: it counts a "
+                "window in tokens present, not in places of the full prompt; use sdpa"
+            )
         self.model = model
         self.family = family
         self.schedule = schedule
         self.name = name
         self._vision = vision
         self._on_layer = on_layer
-        self._decoder = family.language_model(model)
+        self._decoder = decoder
+        self._sliding = family.sliding_layers
         self._group_of = [g for g, layers in enumerate(schedule.groups) for _ in layers]
 
     @torch.inference_mode()
@@ -146,7 +155,7 @@ class ScheduledRunner:
         from transformers import DynamicCache
 
         stream = self._enter(prompt, kept)
-        cache, masks, dropped = DynamicCache(), [stream.mask], []
+        cache, groups, dropped = DynamicCache(), [stream], []
         last: Recorded | None = None
         drops = {drop.layer: drop for drop in self.schedule.drops}
         rotary, attend = self._geometry(stream)
@@ -155,14 +164,14 @@ class ScheduledRunner:
                 scores_BV = self._scores(drops[i], stream, cache.layers[i - 1].keys, last)
                 stream, what = drop_tokens(self.schedule, drops[i], stream, scores_BV)
                 dropped.append(what)
-                masks.append(stream.mask)
+                groups.append(stream)
                 rotary, attend = self._geometry(stream)
             following = drops.get(i + 1)
             asks = self._on_layer is not None or (following is not None and following.score == "text_query")
             with recording(layer.self_attn) if asks else nullcontext() as last:
                 hidden = layer(
                     stream.hidden,
-                    attention_mask=attend,
+                    attention_mask=attend[i in self._sliding],
                     position_embeddings=rotary,
                     past_key_values=cache,
                     use_cache=True,
@@ -175,7 +184,12 @@ class ScheduledRunner:
                 )
         return DevicePrefill(
             logits=self.family.lm_head(self.model)(self._decoder.norm(stream.hidden[:, -1:]))[:, -1].float(),
-            state=ScheduledState(cache, masks, self._next_position(prompt, stream)),
+            state=ScheduledState(
+                cache=cache,
+                masks=[group.mask for group in groups],
+                places=[places_of(group.positions) for group in groups],
+                next_position=self._next_position(prompt, stream),
+            ),
             vision=None if self.schedule.vision is None else Dropped(kept_visual=kept.kept_patches, scores=kept.scores),
             drops=tuple(dropped),
         )
@@ -191,11 +205,12 @@ class ScheduledRunner:
         positions = next_positions(state.next_position, ids_BT.shape[1])
         rotary = self._decoder.rotary_emb(hidden, position_ids=self.family.rotary_ids(positions))
         state.masks = [torch.cat([mask, mask.new_ones(ids_BT.shape)], dim=1) for mask in state.masks]
-        attends = [self._mask(mask, hidden) for mask in state.masks]
+        state.places = [torch.cat([places, places_of(positions)], dim=1) for places in state.places]
+        attends = [self._masks(*group, hidden) for group in zip(state.masks, state.places, strict=True)]
         for i, layer in enumerate(self._decoder.layers):
             hidden = layer(
                 hidden,
-                attention_mask=attends[self._group_of[i]],
+                attention_mask=attends[self._group_of[i]][i in self._sliding],
                 position_embeddings=rotary,
                 past_key_values=state.cache,
                 use_cache=True,
@@ -228,7 +243,7 @@ class ScheduledRunner:
 
     def _enter(self, prompt: PromptTensors, kept: VisionKept) -> Stream:
         """Embed the prompt without the placeholders of dropped patches, and put the kept features at the others."""
-        prompt = prompt.after_vision(kept.kept_patches)
+        prompt = prompt.after_drop(kept.kept_patches)
         embeds_BSH = self._decoder.embed_tokens(prompt.input_ids)
         features_BVH = kept.planes[0].to(embeds_BSH)
         index_BVH = prompt.visual_index.unsqueeze(-1).expand_as(features_BVH)
@@ -249,14 +264,20 @@ class ScheduledRunner:
             return prompt.next_position
         return stream.positions[:, -1] + 1
 
-    def _geometry(self, stream: Stream) -> tuple[Any, torch.Tensor | None]:
-        """(rotary tables, attention mask) of a layer group."""
+    def _geometry(self, stream: Stream) -> tuple[Any, dict[bool, torch.Tensor | None]]:
+        """(rotary tables, attention masks) of a layer group."""
         rotary = self._decoder.rotary_emb(stream.hidden, position_ids=self.family.rotary_ids(stream.positions))
-        return rotary, self._mask(stream.mask, stream.hidden)
+        return rotary, self._masks(stream.mask, places_of(stream.positions), stream.hidden)
 
-    def _mask(self, real_BK: torch.Tensor, hidden_BQH: torch.Tensor) -> torch.Tensor | None:
-        implementation = self._decoder.config._attn_implementation
-        return causal_mask(real_BK, hidden_BQH.shape[1], implementation, hidden_BQH.dtype)
+    def _masks(
+        self, real_BK: torch.Tensor, places_BK: torch.Tensor, hidden_BQH: torch.Tensor
+    ) -> dict[bool, torch.Tensor | None]:
+        """The mask of full layers (False) and, where there are any, of sliding ones (True)."""
+        settings = (real_BK, hidden_BQH.shape[1], self._decoder.config._attn_implementation, hidden_BQH.dtype)
+        masks = {False: causal_mask(*settings)}
+        if self._sliding:
+            masks[True] = causal_mask(*settings, window=self.family.window, places_BK=places_BK)
+        return masks
 
     def _scores(self, drop: Drop, stream: Stream, keys_BNkvSD: torch.Tensor, last: Recorded | None) -> torch.Tensor:
         """fp32 [B,V]."""
@@ -272,13 +293,8 @@ class ScheduledRunner:
             return stream.saliency
         if drop.score == "uniform":
             return ops.uniform_scores(stream.visual_index, keep=drop.keep)
-        positions_BV = rows_of(in_order(stream.positions), stream.visual_index)
+        positions_BV = rows_of(places_of(stream.positions), stream.visual_index)
         return ops.random_scores(positions_BV, seed=drop.seed)
-
-
-def in_order(positions: torch.Tensor) -> torch.Tensor:
-    """int64 [B,S]: the place of each token in its full prompt, from position ids [B,S] or [B,S,4]."""
-    return positions if positions.dim() == 2 else positions[..., 0].contiguous()
 
 
 def _scale(layer: Any) -> float | None:

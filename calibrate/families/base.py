@@ -149,17 +149,33 @@ class Family(ABC):
         """All placeholder ids."""
         return tuple(dict.fromkeys(token for token in (self.image_token, self.video_token) if token is not None))
 
+    @property
+    def layer_types(self) -> tuple[str, ...]:
+        """Of each decoder layer "full_attention" or "sliding_attention"; empty where the language model makes no
+        difference between its layers and takes one mask for all."""
+        return tuple(getattr(self.config.text_config, "layer_types", None) or ())
+
+    @property
+    def sliding_layers(self) -> frozenset[int]:
+        """Decoder layers that attend through a sliding window."""
+        if getattr(self.config.text_config, "sliding_window", None) is None:
+            return frozenset()
+        types = self.layer_types or ("sliding_attention",) * self.num_layers
+        return frozenset(layer for layer, kind in enumerate(types) if kind == "sliding_attention")
+
+    @property
+    def window(self) -> int | None:
+        """W: tokens of a sliding layer attend to less than W places back. None where no layer slides."""
+        return self.config.text_config.sliding_window if self.sliding_layers else None
+
     def check_decoder(self, *types: str) -> None:
-        """Raises InputError where the language model is of another type, or looks through sliding windows: after a drop
-        it would be open which tokens a window holds."""
+        """Raises InputError where the language model is of another type, or its config has a window that it ignores."""
         self.require(text_config__model_type=types)
-        # A config without a list of layer types uses its window in all layers.
-        layers = getattr(self.config.text_config, "layer_types", None) or ()
-        windows = getattr(self.config.text_config, "sliding_window", None)
-        if "sliding_attention" in layers or (not layers and windows is not None):
+        text = self.config.text_config
+        if self.sliding_layers and "sliding_window" not in type(text)().to_dict():
             raise InputError(
-                f"config.json: text_config.sliding_window {windows!r} is not supported for {self.name}; only full "
-                "attention is"
+                f"config.json: text_config.sliding_window {self.window} is not supported for {self.name}: "
+                f"{text.model_type} has no sliding windows"
             )
 
     def require(self, **expected: Any) -> None:

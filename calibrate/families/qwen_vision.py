@@ -19,13 +19,11 @@ class QwenVisionFamily(QwenPrompts):
     """Vision tower `model.visual`, language model with three-axis rotary positions."""
 
     def check(self) -> None:
-        """Sliding windows of the language model, and rotary frequencies that follow the length, are refused."""
+        """Rotary frequencies that follow the length are refused."""
         vision, text = self.config.vision_config, self.config.text_config
         for name in ("patch_size", "temporal_patch_size"):
             if not isinstance(found := getattr(vision, name), int):
                 self._refuse(f"vision_config.{name} {found!r}", "one integer")
-        if "sliding_attention" in (getattr(text, "layer_types", None) or ()):
-            self._refuse("text_config.use_sliding_window True", "False")
         if (found := text.rope_parameters["rope_type"]) in ("dynamic", "longrope"):
             self._refuse(f"text_config.rope_parameters.rope_type {found!r}", "default, linear, llama3, yarn")
 

@@ -40,6 +40,7 @@ class Architecture:
         num_planes: feature planes beside the first (DeepStack).
         position_axes: 1, or 3 for three-axis rotary positions.
         hidden_size: H of the language model.
+        sliding_layers: decoder layers that attend through a sliding window.
         num_kv_heads: Nkv of each decoder layer.
         head_dim: D of each key and value.
         vocab_size: width of the logits.
@@ -57,6 +58,7 @@ class Architecture:
     patches_per_token: int
     visual_tokens: tuple[int, ...]
     hidden_size: int
+    sliding_layers: tuple[int, ...]
     num_kv_heads: int
     head_dim: int
     vocab_size: int
@@ -80,6 +82,7 @@ def architecture_of(config: Any, family: Family, model_dir: Path, *, dtype: str)
         patches_per_token=family.patches_per_token,
         visual_tokens=family.visual_tokens,
         hidden_size=text.hidden_size,
+        sliding_layers=tuple(sorted(family.sliding_layers)),
         num_kv_heads=getattr(text, "num_key_value_heads", None) or text.num_attention_heads,
         head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
         vocab_size=text.vocab_size,

@@ -51,6 +51,12 @@ def group_of_layer(schedule: Schedule) -> tuple[int, ...]:
     return tuple(group for group, layers in enumerate(schedule.groups) for _ in layers)
 
 
+def sliding_groups(schedule: Schedule, facts: Architecture) -> tuple[int, ...]:
+    """Layer groups with sliding windows: their decoding also reads where each key stood in its full prompt."""
+    sliding = set(facts.sliding_layers)
+    return tuple(group for group, layers in enumerate(schedule.groups) if not sliding.isdisjoint(layers))
+
+
 def plane_names(num_planes: int) -> tuple[str, ...]:
     """Names of the feature planes: `visual_features`, and `deepstack_i` for each further one."""
     return ("visual_features", *(f"deepstack_{i}" for i in range(num_planes)))
@@ -85,8 +91,11 @@ def graph_contract(schedule: Schedule, facts: Architecture) -> dict[str, GraphSp
         prefill_out.append(TensorSpec(f"kept_visual_{index}", "int64", ("B", f"K_{index}")))
         if drop.op == "merge":
             prefill_out.append(TensorSpec(f"assignment_{index}", "float", ("B", f"K_{index}", "V")))
+    per_group = {"attention_mask": range(len(schedule.groups)), "key_places": sliding_groups(schedule, facts)}
     masks = [
-        TensorSpec(f"attention_mask_{group}", "int64", ("B", f"P_{group}+1")) for group in range(len(schedule.groups))
+        TensorSpec(f"{name}_{group}", "int64", ("B", f"P_{group}+1"))
+        for name, groups_of in per_group.items()
+        for group in groups_of
     ]
     # V is what leaves the vision stage; what enters it has more.
     own = [

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 _NAME = "vitcop_onnx_attention"
-_CHANGES_ATTENTION = ("sliding_window", "softcap", "s_aux", "position_bias", "cu_seq_lens_q")
-"""What a model may ask of its attention function that the captured op does not do; families refuse such models."""
+_CHANGES_ATTENTION = ("softcap", "s_aux", "position_bias", "cu_seq_lens_q")
+"""What a model may ask of its attention function that the captured op does not do; families refuse such models. Sliding
+windows are in the mask already."""
 
 ATTENTION = torch.ops.onnx.Attention.opset23
 """The op of the captured graph: args (query, key, value, mask), keyword `scale`, first result is the output."""

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from vitcop.calibrate.device_inputs import places_of
 from vitcop.calibrate.families import Family
 from vitcop.calibrate.families.base import InputSpec
 from vitcop.calibrate.schedule import Schedule
 from vitcop.export.bundle.contract import plane_names, score_inputs
 from vitcop.export.capture.attention import onnx_attention
+from vitcop.export.capture.rows import GATHER_ROWS, PUT_ROWS
 from vitcop.export.capture.token_graph import GraphInput, TokenGraph, flat_module, trace
 
 _EXAMPLE_BATCH, _EXAMPLE_TEXT, _EXAMPLE_PAST = 2, 24, 40
@@ -57,11 +59,20 @@ class _Graph(nn.Module):
     def run(self, **inputs: Tensor) -> dict[str, Tensor]:
         raise AssertionError("each graph has its own")
 
-    def decoder(self, hidden: Tensor, mask: Tensor, position_ids: Tensor, cache: _KeyValues) -> dict[str, Tensor]:
-        """Run the decoder stack; only the last position is turned into logits."""
+    def decoder(
+        self, hidden: Tensor, mask: Tensor, back: Tensor | None, position_ids: Tensor, cache: _KeyValues
+    ) -> dict[str, Tensor]:
+        """Run the decoder stack; only the last position is turned into logits.
+
+        Args:
+            mask: bool [B,1,Q,K], what a query may see.
+            back: int64 [B,1,Q,K], how many places behind the query a key stands; where layers have sliding windows.
+        """
+        slid = mask if back is None else torch.logical_and(mask, back < self.family.window)
+        masks = {"full_attention": mask, "sliding_attention": slid}
         output = self.family.language_model(self.model)(
             inputs_embeds=hidden,
-            attention_mask=mask,
+            attention_mask=masks if back is not None and self.family.layer_types else slid,
             position_ids=self.family.rotary_ids(position_ids),
             past_key_values=cache,
             use_cache=True,
@@ -105,8 +116,7 @@ class _Prefill(_Graph):
         **planes: Tensor,
     ) -> dict[str, Tensor]:
         embedded = self.family.language_model(self.model).embed_tokens(input_ids)
-        index = visual_index.unsqueeze(2).expand(-1, -1, embedded.shape[2])
-        hidden = embedded.scatter(1, index, visual_features.to(embedded.dtype))
+        hidden = PUT_ROWS(embedded, visual_index, visual_features.to(embedded.dtype))
         # The mask comes from the padding mask and the order of the sequence alone, so the rewrite can rebuild it from
         # what is kept. The diagonal is always allowed: a padded query that may look nowhere would turn into NaN.
         order = torch.arange(attention_mask.shape[1], device=attention_mask.device)
@@ -114,8 +124,9 @@ class _Prefill(_Graph):
         diagonal = order.unsqueeze(0) == order.unsqueeze(1)
         real = attention_mask.to(torch.bool).unsqueeze(1).unsqueeze(1)
         mask = torch.logical_or(torch.logical_and(causal, real), diagonal)
-        with self._adding(list(planes.values()), index):
-            return self.decoder(hidden, mask, position_ids, _KeyValues())
+        with self._adding(list(planes.values()), visual_index):
+            back = None if self.family.window is None else _places_back(places_of(position_ids))
+            return self.decoder(hidden, mask, back, position_ids, _KeyValues())
 
     @contextmanager
     def _adding(self, planes: list[Tensor], index: Tensor) -> Iterator[None]:
@@ -123,7 +134,9 @@ class _Prefill(_Graph):
         which torch.export could not trace."""
 
         def add(plane: Tensor) -> Callable[..., Tensor]:
-            return lambda layer, args, output: output.scatter_add(1, index, plane.to(output.dtype))
+            return lambda layer, args, output: PUT_ROWS(
+                output, index, GATHER_ROWS(output, index) + plane.to(output.dtype)
+            )
 
         layers = self.family.language_model(self.model).layers
         hooks = [layers[i].register_forward_hook(add(plane)) for i, plane in enumerate(planes)]
@@ -136,12 +149,23 @@ class _Prefill(_Graph):
 
 class _Decode(_Graph):
     def run(
-        self, input_ids: Tensor, position_ids: Tensor, attention_mask_0: Tensor, **past: Tensor
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        attention_mask_0: Tensor,
+        key_places_0: Tensor | None = None,
+        **past: Tensor,
     ) -> dict[str, Tensor]:
         pairs = [(past[f"past_key_{i}"], past[f"past_value_{i}"]) for i in range(len(past) // 2)]
         hidden = self.family.language_model(self.model).embed_tokens(input_ids)
         mask = attention_mask_0.to(torch.bool).unsqueeze(1).unsqueeze(1)
-        return self.decoder(hidden, mask, position_ids, _KeyValues(pairs))
+        back = None if key_places_0 is None else _places_back(key_places_0)[:, :, -1:]
+        return self.decoder(hidden, mask, back, position_ids, _KeyValues(pairs))
+
+
+def _places_back(places: Tensor) -> Tensor:
+    """[B,K] -> [B,1,K,K]: how many places behind each query each key stands."""
+    return (places.unsqueeze(2) - places.unsqueeze(1)).unsqueeze(1)
 
 
 def capture_vision(model: nn.Module, family: Family, *, watched: bool) -> tuple[TokenGraph, float]:
@@ -210,7 +234,10 @@ def capture_prefill(model: nn.Module, family: Family, *, num_visual: int, min_vi
 
 
 def capture_decode(model: nn.Module, family: Family) -> TokenGraph:
-    """One token through the language model, with one KV length for all layers (`attention_mask_0 [B,P+1]`)."""
+    """One token through the language model, with one KV length for all layers (`attention_mask_0 [B,P+1]`).
+
+    Where layers have sliding windows, `key_places_0 [B,P+1]` tells where each token stood in its full prompt.
+    """
     text = model.config.get_text_config()
     heads, head_dim = (
         text.num_key_value_heads,
@@ -223,6 +250,8 @@ def capture_decode(model: nn.Module, family: Family) -> TokenGraph:
         "position_ids": GraphInput(_positions(token, family), {0: "batch"}),
         "attention_mask_0": GraphInput(mask, {0: "batch", 1: "present_0"}),
     }
+    if family.window is not None:
+        inputs["key_places_0"] = GraphInput(mask.clone(), {0: "batch", 1: "present_0"})
     for layer in range(family.num_layers):
         for kind in ("key", "value"):
             past = torch.zeros(_EXAMPLE_BATCH, heads, _EXAMPLE_PAST, head_dim, dtype=model.dtype)

@@ -9,7 +9,7 @@ import torch
 from onnxscript import opset23
 from onnxscript.values import Op, Opset
 
-from vitcop.export.rewrite.rows import GATHER_ROWS
+from vitcop.export.capture.rows import GATHER_ROWS, PUT_ROWS
 from vitcop.plugins import ops as _ops  # noqa: F401  (registers the vitcop:: operators)
 from vitcop.plugins.onnx_functions import functions
 from vitcop.plugins.registry import ALL_OPS
@@ -20,7 +20,7 @@ _ATTRIBUTE_TYPES = {int: onnx.defs.OpSchema.AttrType.INT, float: onnx.defs.OpSch
 
 def translation_table() -> dict[Any, Callable[..., Any]]:
     """For torch.onnx: from torch operator to a function that emits its node."""
-    table: dict[Any, Callable[..., Any]] = {GATHER_ROWS: _gather_rows}
+    table: dict[Any, Callable[..., Any]] = {GATHER_ROWS: _gather_rows, PUT_ROWS: _put_rows}
     for spec in ALL_OPS.values():
         table[getattr(torch.ops.vitcop, spec.torch_name).default] = _emitter(spec)
     return table
@@ -46,6 +46,16 @@ def attach_functions(model: ir.Model) -> None:
 def _gather_rows(rows: Any, index: Any) -> Any:
     """rows [B,S,…], index [B,K] -> [B,K,…] as one GatherND."""
     return opset23.GatherND(rows, opset23.Unsqueeze(index, opset23.Constant(value_ints=[-1])), batch_dims=1)
+
+
+def _put_rows(rows: Any, index: Any, values: Any) -> Any:
+    """rows [B,S,H], index [B,K], values [B,K,H] -> [B,S,H] as one ScatterND by (batch, row)."""
+    num_batches = opset23.Shape(index, start=0, end=1)
+    numbers = opset23.Range(*(opset23.Squeeze(each) for each in (opset23.Constant(value_ints=[0]), num_batches)), 1)
+    batch = opset23.Expand(opset23.Unsqueeze(numbers, opset23.Constant(value_ints=[1])), opset23.Shape(index))
+    last = opset23.Constant(value_ints=[-1])
+    places = opset23.Concat(opset23.Unsqueeze(batch, last), opset23.Unsqueeze(index, last), axis=-1)
+    return opset23.ScatterND(rows, places, values)
 
 
 def _emitter(spec: OpSpec) -> Callable[..., Any]:

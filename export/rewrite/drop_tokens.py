@@ -9,10 +9,10 @@ from torch import fx
 from vitcop.calibrate.schedule import Drop, Schedule
 from vitcop.export.capture.attention import ATTENTION
 from vitcop.export.capture.paths import ModulePaths
+from vitcop.export.capture.rows import GATHER_ROWS, PUT_ROWS
 from vitcop.export.capture.token_graph import GraphInput, TokenGraph
 from vitcop.export.rewrite.boundary import Boundary, Rebuild, is_inside, size_symbols, symbol
 from vitcop.export.rewrite.passes import Pass
-from vitcop.export.rewrite.rows import GATHER_ROWS
 from vitcop.plugins import ops as _ops  # noqa: F401  (registers the vitcop:: operators)
 
 aten, vitcop = torch.ops.aten, torch.ops.vitcop
@@ -193,9 +193,7 @@ def _merge_hidden(fxg: fx.Graph, hidden: fx.Node, visual_index: fx.Node, plan: d
     rows = fxg.call_function(GATHER_ROWS, (hidden, visual_index))
     merged = _combine(fxg, rows, plan["assignment"], hidden.meta["val"].dtype)
     kept = fxg.call_function(GATHER_ROWS, (hidden, plan["kept_positions"]))
-    index = fxg.call_function(aten.unsqueeze.default, (plan["visual_index"], 2))
-    index = fxg.call_function(aten.expand.default, (index, [-1, -1, hidden.meta["val"].shape[2]]))
-    return fxg.call_function(aten.scatter.src, (kept, 1, index, merged))
+    return fxg.call_function(PUT_ROWS, (kept, plan["visual_index"], merged))
 
 
 def _combined(fxg: fx.Graph, plane: fx.Node, dropped: dict[str, fx.Node]) -> fx.Node:

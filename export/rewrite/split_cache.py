@@ -10,11 +10,15 @@ from vitcop.export.capture.token_graph import GraphInput, TokenGraph
 from vitcop.export.rewrite.boundary import Boundary, Rebuild
 from vitcop.export.rewrite.passes import Pass
 
+_PER_GROUP = ("attention_mask", "key_places")
+"""Inputs [B,P_g+1] of each layer group; the places are there where layers have sliding windows."""
+
 
 class SplitCachePass(Pass):
-    """Layer group g reads `attention_mask_g [B,P_g+1]` and past keys and values of length P_g.
+    """Layer group g reads `attention_mask_g [B,P_g+1]`, past keys and values of length P_g, and `key_places_g` where it
+    has sliding windows.
 
-    What follows from the mask is rebuilt before the first layer of each group, last group first.
+    What follows from these is rebuilt before the first layer of each group, last group first.
     """
 
     def __init__(self, schedule: Schedule, paths: ModulePaths) -> None:
@@ -22,42 +26,48 @@ class SplitCachePass(Pass):
 
     def call(self, graph: TokenGraph) -> None:
         fxg = graph.module.graph
-        first_mask = graph.placeholder("attention_mask_0")
-        new_masks: list[fx.Node] = []
-        after = first_mask
-        for group in range(1, len(self.schedule.groups)):
-            with fxg.inserting_after(after):
-                after = fxg.placeholder(f"attention_mask_{group}")
-            new_masks.append(after)
-        for group, mask in reversed(list(enumerate(new_masks, start=1))):
+        kinds = [kind for kind in _PER_GROUP if f"{kind}_0" in graph.inputs]
+        inputs = {kind: self._add_placeholders(graph, kind) for kind in kinds}
+        for group in range(len(self.schedule.groups) - 1, 0, -1):
             path = self.paths.layers[self.schedule.groups[group].start]
             boundary = Boundary.before(fxg, path)
             if boundary is None:
                 raise self.refuse(path, "a decoder layer of this path", "none in the graph")
             with fxg.inserting_before(boundary.first):
-                rebuild = Rebuild(fxg, {first_mask: mask}, {})
+                rebuild = Rebuild(fxg, {nodes[0]: nodes[group] for nodes in inputs.values()}, {})
                 rebuilt = {node: rebuild.clone(node) for node in boundary.crossing if rebuild.applies_to(node)}
             if not rebuilt:
                 raise self.refuse(path, "a value that follows from attention_mask_0 to cross", "none")
             for old, new in rebuilt.items():
                 boundary.replace(old, new)
-        self._set_inputs(graph)
+        fxg.eliminate_dead_code()
+        unread = [node for nodes in inputs.values() for node in nodes if not node.users]
+        for node in unread:
+            fxg.erase_node(node)
+        self._set_inputs(graph, kinds, {node.name for node in unread})
 
-    def _set_inputs(self, graph: TokenGraph) -> None:
-        """Inputs in the order of the placeholders: the masks of all groups stand together."""
-        mask = graph.inputs["attention_mask_0"]
+    def _add_placeholders(self, graph: TokenGraph, kind: str) -> list[fx.Node]:
+        """The input of each group, that of group 0 first."""
+        nodes = [graph.placeholder(f"{kind}_0")]
+        for group in range(1, len(self.schedule.groups)):
+            with graph.module.graph.inserting_after(nodes[-1]):
+                nodes.append(graph.module.graph.placeholder(f"{kind}_{group}"))
+        return nodes
+
+    def _set_inputs(self, graph: TokenGraph, kinds: list[str], unread: set[str]) -> None:
+        """Inputs in the order of the placeholders: those of one kind stand together."""
         group_of = {layer: group for group, layers in enumerate(self.schedule.groups) for layer in layers}
         inputs: dict[str, GraphInput] = {}
         for name, spec in graph.inputs.items():
-            if name == "attention_mask_0":
+            kind, _, number = name.rpartition("_")
+            if kind in kinds:
                 for group in range(len(self.schedule.groups)):
-                    inputs[f"attention_mask_{group}"] = GraphInput(
-                        mask.example.clone(), {0: "batch", 1: f"present_{group}"}
-                    )
+                    axes = {0: "batch", 1: f"present_{group}"}
+                    inputs[f"{kind}_{group}"] = GraphInput(spec.example.clone(), axes)
             elif name.startswith("past_"):
-                inputs[name] = replace(spec, axes={0: "batch", 2: f"past_{group_of[int(name.rsplit('_', 1)[1])]}"})
+                inputs[name] = replace(spec, axes={0: "batch", 2: f"past_{group_of[int(number)]}"})
             else:
                 inputs[name] = spec
-        graph.inputs = inputs
+        graph.inputs = {name: spec for name, spec in inputs.items() if name not in unread}
         for group in range(len(self.schedule.groups)):
             graph.minimum |= {f"past_{group}": 2, f"present_{group}": 3}

@@ -10,10 +10,10 @@ from torch import fx
 from vitcop.calibrate.families.layout import GRID, GROUP, PATCHES
 from vitcop.calibrate.schedule import Clusters, Schedule, VisionStage
 from vitcop.export.bundle.contract import needs_labels, needs_saliency
+from vitcop.export.capture.rows import GATHER_ROWS
 from vitcop.export.capture.token_graph import GraphInput, TokenGraph
 from vitcop.export.rewrite.boundary import Boundary, Rebuild, symbol
 from vitcop.export.rewrite.passes import Pass
-from vitcop.export.rewrite.rows import GATHER_ROWS
 from vitcop.plugins import ops as _ops  # noqa: F401  (registers the vitcop:: operators)
 
 aten, vitcop = torch.ops.aten, torch.ops.vitcop

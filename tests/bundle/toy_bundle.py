@@ -29,6 +29,7 @@ ARCHITECTURE = Architecture(
     patches_per_token=1,
     visual_tokens=(IMAGE_TOKEN,),
     hidden_size=HIDDEN,
+    sliding_layers=(),
     num_kv_heads=1,
     head_dim=HIDDEN,
     vocab_size=VOCAB,

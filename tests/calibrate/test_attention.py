@@ -8,6 +8,8 @@ import torch
 from vitcop.calibrate import loading
 from vitcop.calibrate.attention_masks import causal_mask
 from vitcop.calibrate.loading import ATTENTIONS, load_model
+from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.scheduled import ScheduledRunner
 from vitcop.pipeline.commands import options
 from vitcop.plugins.errors import InputError, MissingError
 
@@ -33,6 +35,31 @@ def test_no_padding_is_no_mask_for_flash_attention():
 
 def test_padded_rows_see_themselves():
     assert causal_mask(REAL, 5, "sdpa", torch.float32)[0, 0, 0].tolist() == [True, False, False, False, False]
+
+
+def test_a_window_reaches_back_in_places_not_in_tokens():
+    # Places 2 to 5 of the second prompt were dropped.
+    places = torch.tensor([[0, 0, 0, 1, 2], [0, 1, 6, 7, 8]])
+    mask = causal_mask(REAL, 5, "sdpa", torch.float32, window=3, places_BK=places)[:, 0]
+    assert mask[0, 4].tolist() == [False, False, True, True, True]
+    assert mask[1].int().tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [0, 0, 1, 0, 0],
+        [0, 0, 1, 1, 0],
+        [0, 0, 1, 1, 1],
+    ]
+    last = causal_mask(REAL, 1, "sdpa", torch.float32, window=3, places_BK=places)[:, 0]
+    assert torch.equal(last, mask[:, -1:])
+
+
+def test_flash_attention_does_not_meet_windows(tiny, monkeypatch):
+    model, family = tiny.model, tiny.family
+    monkeypatch.setattr(type(family), "sliding_layers", frozenset({0}))
+    monkeypatch.setattr(family.config.text_config, "sliding_window", 8, raising=False)
+    monkeypatch.setattr(family.language_model(model).config, "_attn_implementation", "flash_attention_2")
+    with pytest.raises(InputError, match="sliding windows \\(8 tokens\\) cannot be used with --attn flash_attention_2"):
+        ScheduledRunner(model, family, Schedule(num_layers=family.num_layers))
 
 
 def test_the_command_line_offers_what_loading_takes():

@@ -57,7 +57,7 @@ def test_a_value_that_is_read_would_show(tiny, batch, without_values):
         ScheduledRunner(without_values, tiny.family, SCHEDULES["paper"]).prefill(batch)
     on_host = replace(inputs_of(tiny, batch, META)[0], positions=torch.zeros(batch.input_ids.shape, dtype=torch.int64))
     with NothingFromTheHost(), pytest.raises(AssertionError, match="tensor of the host"):
-        on_host.after_vision(torch.zeros((4, 3), dtype=torch.int64, device=META))
+        on_host.after_drop(torch.zeros((4, 3), dtype=torch.int64, device=META))
 
 
 @pytest.mark.parametrize("name", ["paper", "merge sum", "reindexed"])
@@ -85,8 +85,8 @@ def test_prompts_shrink_as_on_the_host(kept, batch):
     for axes in ((), (4,)):
         positions = random.integers(0, 99, (*batch.input_ids.shape, *axes))
         host = replace(batch, position_ids=positions)
-        found = PromptTensors.of(host, torch.device("cpu")).after_vision(torch.tensor(patches))
-        short = host.after_vision(patches)
+        found = PromptTensors.of(host, torch.device("cpu")).after_drop(torch.tensor(patches))
+        short = host.after_drop(patches)
         np.testing.assert_array_equal(found.input_ids, short.input_ids)
         np.testing.assert_array_equal(found.mask, short.attention_mask == 1)
         np.testing.assert_array_equal(found.positions, short.position_ids)

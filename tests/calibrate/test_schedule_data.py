@@ -142,10 +142,10 @@ def test_batching_pads_on_the_left():
 
 def test_dropping_placeholders_keeps_positions():
     stacked = batch_prompts([prompt(1, 3, 2), prompt(4, 3, 1)], (IMAGE,), PAD)
-    shorter = stacked.after_vision(np.array([[0, 2], [1, 2]]))
+    shorter = stacked.after_drop(np.array([[0, 2], [1, 2]]))
     assert shorter.input_ids.tolist() == [[0, 0, 10, 4, 4, 30, 31], [10, 11, 12, 13, 4, 4, 30]]
     assert shorter.position_ids.tolist() == [[0, 0, 0, 1, 3, 4, 5], [0, 1, 2, 3, 5, 6, 7]]
     assert shorter.visual_index.tolist() == [[3, 4], [4, 5]]
     assert shorter.attention_mask.sum(axis=1).tolist() == [5, 7]
     assert shorter.next_position.tolist() == stacked.next_position.tolist()
-    assert stacked.after_vision(np.array([[0, 1, 2], [0, 1, 2]])) is stacked
+    assert stacked.after_drop(np.array([[0, 1, 2], [0, 1, 2]])) is stacked

@@ -196,7 +196,7 @@ def test_reindexed_positions_are_those_of_a_shorter_prompt(tiny, singles):
     case = schedule(vision=VISION, positions="reindexed")
     runner = ScheduledRunner(tiny.model, tiny.family, case)
     found = generate(runner, singles[0], max_new_tokens=4, eos_ids=(), keep_logits=True)
-    shorter = singles[0].after_vision(found.prefill.vision.kept_visual)
+    shorter = singles[0].after_drop(found.prefill.vision.kept_visual)
     with torch.inference_mode():
         features = features_of(tiny, shorter)
         embeds = tiny.model.get_input_embeddings()(torch.tensor(shorter.input_ids)).clone()

@@ -76,7 +76,7 @@ def test_widened_to_fp32_the_graphs_are_pytorch(brain, make_batch):
     expected = ScheduledRunner(brain.model, brain.family, SCHEDULE).prefill(batch)
     seen = run(widened(brain.bundle, "vision"), batch.vision_inputs)
     np.testing.assert_array_equal(seen["kept_patches"], expected.vision.kept_visual)
-    feeds = prompt_feeds(batch.after_vision(seen["kept_patches"])) | seen
+    feeds = prompt_feeds(batch.after_drop(seen["kept_patches"])) | seen
     found = run(widened(brain.bundle, "prefill"), feeds)
     np.testing.assert_allclose(found["logits"][:, -1], expected.logits, atol=1e-4)
     for index, drop in enumerate(expected.drops):
@@ -124,7 +124,7 @@ def test_the_rewritten_graph_in_bfloat16_is_pytorch_in_bfloat16(brain, make_batc
     inputs = batch.vision_inputs | {"pixel_values": torch.tensor(batch.vision_inputs["pixel_values"]).bfloat16()}
     seen = run_graph(vision_stage(captured, SCHEDULE), inputs)
     np.testing.assert_array_equal(seen["kept_patches"], expected.vision.kept_visual)
-    feeds = prompt_feeds(batch.after_vision(seen["kept_patches"].numpy())) | seen
+    feeds = prompt_feeds(batch.after_drop(seen["kept_patches"].numpy())) | seen
     found = run_graph(drop_points(captured, SCHEDULE), feeds)
     assert expected.drops[0].scores.dtype == np.float32
     np.testing.assert_array_equal(found["kept_visual_0"], expected.drops[0].kept_visual)

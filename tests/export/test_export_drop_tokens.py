@@ -45,7 +45,7 @@ def assert_same_prefill(found, expected, schedule):
 
 
 def shorten(batch, seen):
-    return batch.after_vision(seen["kept_patches"].numpy()) if "kept_patches" in seen else batch
+    return batch.after_drop(seen["kept_patches"].numpy()) if "kept_patches" in seen else batch
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

@@ -33,6 +33,7 @@ def text_config(kind: str, words: Any, *, hidden: int, heads: int, kv_heads: int
     from transformers import LlamaConfig, MistralConfig, Qwen2Config
 
     windows = {"sliding_window": None} if kind == "mistral" else {}
+    settings = windows | more
     return {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}[kind](
         hidden_size=hidden,
         intermediate_size=2 * hidden,
@@ -44,8 +45,7 @@ def text_config(kind: str, words: Any, *, hidden: int, heads: int, kv_heads: int
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=0,
-        **windows,
-        **more,
+        **settings,
     )
 
 

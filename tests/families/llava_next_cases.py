@@ -9,6 +9,7 @@ from tiny_parts import chat_template, save_processor, save_random
 
 TILE, PATCH = 16, 4
 _GRIDS = ((1, 2), (2, 1), (2, 2), (1, 3), (3, 1))
+_WINDOW = {"use_sliding_window": True, "sliding_window": 12, "max_window_layers": 1}
 
 
 def build_llava_next(
@@ -64,6 +65,9 @@ def _case(name: str, *, slow: bool = True, **shape: Any) -> FamilyCase:
 
 CASES = (
     _case("llava-next", slow=False),
+    # The first layer sees everything, the others through a window; and windows in all layers.
+    _case("llava-next-window", kind="qwen2", slow=False, **_WINDOW),
+    _case("llava-next-mistral-window", kind="mistral", sliding_window=12, seed=4),
     _case("llava-next-mistral", kind="mistral", hidden=320, heads=4, kv_heads=1, seed=1),
     _case("llava-next-qwen2", kind="qwen2", hidden=224, heads=7, kv_heads=1, seed=2),
     _case("llava-next-tied", tied=True, hidden=192, heads=2, kv_heads=2, attention_bias=True, seed=3),

@@ -61,9 +61,7 @@ def build_llava_onevision(
         tie_word_embeddings=tied,
     )
     images = LlavaOnevisionImageProcessorPil(size={"height": TILE, "width": TILE}, image_grid_pinpoints=grid)
-    # SigLIP's own initial values are larger than other models'; wide models would make the errors of fp32 grow too far.
-    scale = 6.0 * (32 / hidden) ** 0.5
-    save_random(folder, LlavaOnevisionForConditionalGeneration, config, seed=seed, scale=scale)
+    save_random(folder, LlavaOnevisionForConditionalGeneration, config, seed=seed)
     save_processor(folder, words, images, chat_template(IMAGE, VIDEO))
     return folder
 

@@ -20,8 +20,8 @@ def build(
     full: tuple[int, ...] = (2,),
     window: int = 24,
     tied: bool = False,
+    sliding: int | None = None,
     seed: int = 0,
-    scale: float = 6.0,
 ) -> Path:
     """Save a tiny model.
 
@@ -29,7 +29,7 @@ def build(
         sections: rotary frequencies of each axis, half of the head dim together.
         depth, full: blocks of the vision tower, and those that look beyond their windows.
         window: in pixels; 24 are windows of 3×3 units.
-        scale: of the weights; a wide model with large ones amplifies rounding to 1e-4.
+        sliding: tokens in the windows of the language model's odd layers.
     """
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
@@ -47,6 +47,7 @@ def build(
             "eos_token_id": 2,
             "pad_token_id": 0,
             "tie_word_embeddings": tied,
+            **_windows(layers, sliding),
         },
         vision_config={
             "depth": depth,
@@ -63,7 +64,14 @@ def build(
         **TOKENS,
     )
     save_parts(folder)
-    return save_random(folder, Qwen2_5_VLForConditionalGeneration, config, seed=seed, scale=scale)
+    return save_random(folder, Qwen2_5_VLForConditionalGeneration, config, seed=seed)
+
+
+def _windows(layers: int, sliding: int | None) -> dict[str, Any]:
+    if sliding is None:
+        return {}
+    kinds = ["sliding_attention" if layer % 2 else "full_attention" for layer in range(layers)]
+    return {"use_sliding_window": True, "sliding_window": sliding, "layer_types": kinds}
 
 
 def _case(name: str, *, slow: bool = True, **shape: Any) -> FamilyCase:
@@ -83,7 +91,8 @@ def _case(name: str, *, slow: bool = True, **shape: Any) -> FamilyCase:
 
 CASES = (
     _case("qwen2_5_vl", slow=False),
+    _case("qwen2_5_vl-window", layers=4, sliding=9, seed=5),
     _case("qwen2_5_vl-tied", tied=True, kv_heads=4, depth=4, full=(1, 3), window=16, seed=1),
-    _case("qwen2_5_vl-gqa-7", hidden=672, heads=7, kv_heads=1, sections=(16, 16, 16), seed=3, scale=3.0),
-    _case("qwen2_5_vl-dim-128", hidden=256, heads=2, kv_heads=2, sections=(16, 24, 24), window=32, seed=4, scale=3.0),
+    _case("qwen2_5_vl-gqa-7", hidden=672, heads=7, kv_heads=1, sections=(16, 16, 16), seed=3),
+    _case("qwen2_5_vl-dim-128", hidden=256, heads=2, kv_heads=2, sections=(16, 24, 24), window=32, seed=4),
 )

@@ -238,12 +238,14 @@ def test_tiles_of_another_size_are_named(loaded):
 
 
 def test_a_window_that_is_in_no_layer_is_none(loaded):
-    from transformers import Qwen2Config
+    from transformers import MistralConfig, Qwen2Config
 
     config = type(loaded("next").family.config).from_pretrained(loaded("next").folder)
     config.text_config = Qwen2Config(num_hidden_layers=2, use_sliding_window=True, max_window_layers=2)
     assert config.text_config.sliding_window is not None
-    family_of(config)
+    assert family_of(config).window is None
     config.text_config = Qwen2Config(num_hidden_layers=2, use_sliding_window=True, max_window_layers=1)
-    with pytest.raises(InputError, match="sliding_window"):
-        family_of(config)
+    assert family_of(config).window == config.text_config.sliding_window
+    assert family_of(config).sliding_layers == {1}
+    config.text_config = MistralConfig(num_hidden_layers=2, sliding_window=512)
+    assert family_of(config).sliding_layers == {0, 1}

@@ -136,7 +136,7 @@ def test_text_alone_drops_nothing(subject):
 def test_kept_tokens_keep_their_position_ids(subject):
     for batch in subject.batches.values():
         keep = np.arange(batch.num_visual)[None].repeat(len(batch.input_ids), axis=0)[:, ::3]
-        shorter = batch.after_vision(keep)
+        shorter = batch.after_drop(keep)
         rows = np.arange(len(keep))[:, None]
         before = batch.position_ids[rows, batch.visual_index][rows, keep]
         np.testing.assert_array_equal(shorter.position_ids[rows, shorter.visual_index], before)

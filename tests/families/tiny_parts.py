@@ -45,7 +45,8 @@ def chat_template(image: str, video: str = "") -> str:
 
 
 def save_random(folder: Path, model_class: Any, config: Any, *, seed: int = 0, scale: float = 6.0) -> Path:
-    """Save a random model: matrices `scale` times transformers' own (std 0.02), whose answers would all look alike."""
+    """Save a random model: matrices `scale` times transformers' own (std 0.02), whose answers would all look alike;
+    wide matrices less, so that logits stay of order 1 and the rounding of fp32 below 1e-4."""
     import torch
     from transformers.utils import logging
 
@@ -55,7 +56,7 @@ def save_random(folder: Path, model_class: Any, config: Any, *, seed: int = 0, s
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1 and "embed" not in name:
-                parameter.mul_(scale)
+                parameter.mul_(scale * min(1.0, 64 / parameter[0].numel()) ** 0.5)
             elif "k_norm" in name:
                 # Between ones all keys of a head are equally long, and their norm tells nothing but rounding.
                 parameter.uniform_(0.2, 1.8)

@@ -36,6 +36,7 @@ def bundle(folder: Path, schedule: Schedule = SCHEDULE) -> Any:
         patches_per_token=1,
         visual_tokens=(4,),
         hidden_size=8,
+        sliding_layers=(),
         num_kv_heads=1,
         head_dim=4,
         vocab_size=32,

@@ -39,7 +39,7 @@ def selector_shares(
         for _ in range(repeats + 1):
             seen = vision.run(feeds, stay=carried)
         prefill = GraphSession(bundle, "prefill", options, profile_prefix=str(Path(folder) / "prefill"))
-        short = batch.after_vision(seen["kept_patches"]) if "kept_patches" in seen else batch
+        short = batch.after_drop(seen["kept_patches"]) if "kept_patches" in seen else batch
         feeds = {name: getattr(short, name) for name in ("input_ids", "attention_mask", "position_ids", "visual_index")}
         feeds |= {name: seen[name] for name in carried}
         for _ in range(repeats + 1):

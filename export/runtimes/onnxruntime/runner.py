@@ -13,7 +13,7 @@ from vitcop.calibrate.prompt import PromptBatch
 from vitcop.calibrate.runner import DropTrace, Prefill
 from vitcop.calibrate.schedule import Schedule
 from vitcop.export.bundle import Bundle
-from vitcop.export.bundle.contract import carried_tensors, plane_names
+from vitcop.export.bundle.contract import carried_tensors, plane_names, sliding_groups
 from vitcop.export.runtimes.onnxruntime.options import OnnxRuntimeOptions
 from vitcop.export.runtimes.onnxruntime.sessions import GraphSession
 from vitcop.plugins.errors import InputError
@@ -23,10 +23,12 @@ _PARTS = ("key", "value")
 
 @dataclass
 class DecodeState:
-    """Where decoding stands: caches of all layers, one mask for each layer group, the next position of each row."""
+    """Where decoding stands: caches of all layers, one mask for each layer group (and the places of its tokens in the
+    full prompt, of groups with sliding windows), the next position of each row."""
 
     past: dict[str, Any]  # "past_key_0" -> OrtValue [B,Nkv,P_g,D]
     masks_BP: list[np.ndarray]
+    places_BP: dict[int, np.ndarray]
     next_position: np.ndarray  # [B], or [B,4] with three axes
 
 
@@ -52,6 +54,7 @@ class OnnxRuntimeRunner:
         layers = range(self.schedule.num_layers)
         self._present = [f"present_{part}_{layer}" for layer in layers for part in _PARTS]
         self._carried = (*plane_names(bundle.manifest.architecture.num_planes), *carried_tensors(self.schedule))
+        self._sliding = sliding_groups(self.schedule, bundle.manifest.architecture)
         self._past = [f"past_{part}_{layer}" for layer in layers for part in _PARTS]
 
     def prefill(self, batch: PromptBatch) -> Prefill:
@@ -60,7 +63,7 @@ class OnnxRuntimeRunner:
         seen = self._run_vision(batch)
         vision_done = perf_counter()
         kept = seen.get("kept_patches")
-        short = batch if kept is None else batch.after_vision(kept)
+        short = batch if kept is None else batch.after_drop(kept)
         feeds = {
             "input_ids": short.input_ids,
             "attention_mask": short.attention_mask,
@@ -74,6 +77,7 @@ class OnnxRuntimeRunner:
         state = DecodeState(
             past=dict(zip(self._past, (out[name] for name in self._present), strict=True)),
             masks_BP=[short.attention_mask[:, :length] for length in lengths],
+            places_BP=self._places(short, out),
             next_position=batch.next_position.copy(),
         )
         return Prefill(
@@ -93,10 +97,13 @@ class OnnxRuntimeRunner:
         """One token a row (int64 [B]) -> the next logits fp32 [B,vocab]."""
         one = np.ones((len(token_ids), 1), dtype=np.int64)
         state.masks_BP = [np.concatenate([mask, one], axis=1) for mask in state.masks_BP]
+        here = state.next_position.reshape(len(token_ids), -1)[:, :1]
+        state.places_BP = {g: np.concatenate([places, here], axis=1) for g, places in state.places_BP.items()}
         feeds = {
             "input_ids": np.asarray(token_ids, dtype=np.int64)[:, None],
             "position_ids": state.next_position[:, None],
             **{f"attention_mask_{group}": mask for group, mask in enumerate(state.masks_BP)},
+            **{f"key_places_{group}": places for group, places in state.places_BP.items()},
             **state.past,
         }
         out = self._decode.run(feeds, stay=self._present)
@@ -127,6 +134,15 @@ class OnnxRuntimeRunner:
             for name in self._carried
         }
         return made | ({"kept_patches": np.zeros((batch, 0), dtype=np.int64)} if self.schedule.vision else {})
+
+    def _places(self, short: PromptBatch, out: dict[str, Any]) -> dict[int, np.ndarray]:
+        """By layer group with sliding windows, int64 [B,P_g]: where each of its tokens stood in its full prompt."""
+        places = {}
+        for group in range(max(self._sliding, default=-1) + 1):
+            short = short if group == 0 else short.after_drop(out[f"kept_visual_{group - 1}"])
+            if group in self._sliding:
+                places[group] = short.places
+        return places
 
     def _group_lengths(self, out: dict[str, Any], num_visual: int, short: PromptBatch) -> tuple[int, ...]:
         """KV length of each layer group, as the engine made them; they must be those that the schedule forecasts."""
