@@ -1,7 +1,6 @@
 """From a checkpoint and a schedule to a bundle: capture, rewrite, lower, write."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -12,6 +11,7 @@ from vitcop.calibrate.loading import load_processor
 from vitcop.calibrate.progress import NoProgress, Progress
 from vitcop.calibrate.schedule import Schedule
 from vitcop.export.bundle import architecture_of, copy_processor_files, write_bundle, writing_bundle
+from vitcop.export.bundle.counts import least_visual_count, whole_counts
 from vitcop.export.bundle.hashing import hash_in_background
 from vitcop.export.capture import TokenGraph, capture_decode, capture_prefill, capture_vision, example_tables
 from vitcop.export.capture.paths import module_paths
@@ -21,7 +21,6 @@ from vitcop.export.lower.tidy import tidy
 from vitcop.export.lower.weights import attach_weights
 from vitcop.export.rewrite import DropTokensPass, Sequence, SplitCachePass, VisionStagePass
 from vitcop.plugins.errors import InputError
-from vitcop.plugins.spec import keep_count
 
 _DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
@@ -128,30 +127,3 @@ def _captures(skeleton: Skeleton, schedule: Schedule) -> dict[str, Callable[[], 
         return Sequence(*[SplitCachePass(schedule, paths)] if schedule.drops else [])(graph)
 
     return {"vision": vision, "prefill": prefill, "decode": decode}
-
-
-def whole_counts(schedule: Schedule, num_visual: int) -> Schedule:
-    """The same schedule in fractions that leave a token by themselves, for V visual tokens at LLM input.
-
-    Where V·num // den is 0 a drop keeps one token nevertheless; sizes of a traced graph are plain products (see
-    `least_visual_count`) and cannot say so. Such a fraction becomes the equal 1/V.
-    """
-    drops, present = [], num_visual
-    for drop in schedule.drops:
-        num, den = drop.keep
-        drops.append(drop if present * num // den else replace(drop, keep=(1, present)))
-        present = keep_count(present, drop.keep)
-    return replace(schedule, drops=tuple(drops))
-
-
-def least_visual_count(schedule: Schedule) -> int:
-    """Least V at LLM input for which every drop keeps at least two tokens, by the fraction alone.
-
-    torch.export treats sizes 0 and 1 as special; from this V on the kept counts are plain products. The graphs
-    also take a smaller V, as long as V·num // den is at least 1 at every drop.
-    """
-    least = 2
-    for drop in reversed(schedule.drops):
-        num, den = drop.keep
-        least = -(-least * den // num)
-    return least
