@@ -5,6 +5,7 @@ import onnx_ir.passes.common as common
 import onnxscript.optimizer
 from onnxscript.rewriter import onnx_fusions
 
+from vitcop.export.lower.integers import clamp_integers
 from vitcop.export.lower.rotary import fuse_half_rotary
 
 
@@ -13,6 +14,7 @@ def tidy(model: ir.Model) -> None:
     onnxscript.optimizer.optimize_ir(model, should_fold=_should_fold, inline=False, onnx_shape_inference=False)
     onnx_fusions.fuse(model)
     fuse_half_rotary(model)
+    clamp_integers(model)
     passes = ir.passes.Sequential(
         common.CommonSubexpressionEliminationPass(),
         common.IdentityEliminationPass(),

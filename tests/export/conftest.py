@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tensorrt_checks import checked
 from tiny_models import build_tiny_llava
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -65,7 +66,7 @@ def two_layers(tmp_path_factory) -> Path:
 
 def _export(folder: Path, schedule: Schedule, out: Path, *, copy_weights: bool = False) -> Exported:
     export_bundle(folder, schedule, out, copy_weights=copy_weights)
-    return Exported(folder, *load_model(Checkpoint.open(folder)), Bundle.open(out))
+    return Exported(folder, *load_model(Checkpoint.open(folder)), checked(Bundle.open(out)))
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import pytest
 import torch
 from export_cases import Captured, Exported, drop_points, prompt_feeds, run_graph, vision_stage
 from onnx import TensorProto, numpy_helper
+from tensorrt_checks import checked
 from tiny_models import build_tiny_llava
 
 from vitcop.calibrate.checkpoint import Checkpoint
@@ -34,7 +35,7 @@ SCHEDULE = Schedule(
 def brain(tmp_path_factory) -> Exported:
     """A bfloat16 model and its bundle; `model` computes in fp32 with the same weights."""
     folder = build_tiny_llava(tmp_path_factory.mktemp("bf16") / "m", layers=3, vision_layers=2, dtype="bfloat16")
-    bundle = Bundle.open(export_bundle(folder, SCHEDULE, tmp_path_factory.mktemp("bf16") / "bundle"))
+    bundle = checked(Bundle.open(export_bundle(folder, SCHEDULE, tmp_path_factory.mktemp("bf16") / "bundle")))
     return Exported(folder, *load_model(Checkpoint.open(folder), dtype="float32"), bundle)
 
 

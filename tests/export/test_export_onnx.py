@@ -7,6 +7,7 @@ import onnx
 import pytest
 from export_cases import ONE_MERGE, PAPER, drop_points
 from onnx import TensorProto
+from tensorrt_checks import checked
 
 from vitcop.calibrate.generation import generate
 from vitcop.calibrate.schedule import Drop, Schedule
@@ -277,7 +278,7 @@ def test_a_paper_preset_end_to_end(tmp_path, make_batch):
         vision=schedule.vision,
         drops=(schedule.drops[0], Drop(layer=drop.layer, score="text_query", order="largest", keep=drop.keep)),
     )
-    bundle = Bundle.open(export_bundle(folder, schedule, tmp_path / "bundle"))
+    bundle = checked(Bundle.open(export_bundle(folder, schedule, tmp_path / "bundle")))
     four = Exported(folder, *load_model(Checkpoint.open(folder)), bundle)
     batch = make_batch(four.processor, four.family, 3)
     runners = OnnxRuntimeRunner(bundle, threads=1), ScheduledRunner(four.model, four.family, schedule)

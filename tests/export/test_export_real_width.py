@@ -4,6 +4,7 @@ Takes minutes, 3 GB of disk and about 12 GB of memory: PyTorch and ONNX Runtime 
 """
 
 import pytest
+from tensorrt_checks import checked
 from tiny_models import build_tiny_llava
 
 from vitcop.calibrate.checkpoint import Checkpoint
@@ -39,7 +40,7 @@ def test_four_layers_of_4096_match_torch(tmp_path, make_batch):
         max_shard_size="1GB",
     )
     schedule = preset("paper-1/3", LAYERS, (IMAGE // PATCH) ** 2)
-    bundle = Bundle.open(export_bundle(folder, schedule, tmp_path / "bundle"))
+    bundle = checked(Bundle.open(export_bundle(folder, schedule, tmp_path / "bundle")))
     assert len(bundle.manifest.weights.files) >= 3
     assert sum(path.stat().st_size for path in bundle.path.iterdir()) < 2_000_000
 

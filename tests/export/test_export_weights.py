@@ -13,6 +13,7 @@ import pytest
 import torch
 from export_cases import Exported
 from safetensors.torch import load_file, save_file
+from tensorrt_checks import checked
 from tiny_models import build_tiny_llava
 
 from vitcop.calibrate.checkpoint import SINGLE_SHARD, Checkpoint
@@ -222,7 +223,7 @@ def half(tmp_path_factory):
         tied=True,
         max_shard_size="30KB",
     )
-    bundle = Bundle.open(export_bundle(folder, HALF, tmp_path_factory.mktemp("half-bundle") / "bundle"))
+    bundle = checked(Bundle.open(export_bundle(folder, HALF, tmp_path_factory.mktemp("half-bundle") / "bundle")))
     return Exported(folder, *load_model(Checkpoint.open(folder), dtype=torch.float16), bundle)
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from families_under_test import CASES
 from family_case import FamilyCase, merge_schedule, other_schedules, prepare
+from tensorrt_checks import checked
 
 from vitcop.calibrate.checkpoint import Checkpoint
 from vitcop.calibrate.generation import generate
@@ -50,7 +51,7 @@ def subject(request, tmp_path_factory) -> Subject:
 
 
 def bundle_of(subject: Subject, schedule: Schedule, out: Path) -> Bundle:
-    bundle = Bundle.open(export_bundle(subject.folder, schedule, out))
+    bundle = checked(Bundle.open(export_bundle(subject.folder, schedule, out)))
     build(bundle)  # holds the graphs against the contract
     return bundle
 

@@ -9,11 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from tensorrt_checks import checked
 from tiny_models import build_tiny_llava
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from road_project import Finished, Project, vitcop, write_project
+
+from vitcop.export.bundle import Bundle
 
 
 @pytest.fixture(scope="session")
@@ -40,4 +43,4 @@ def plain(project) -> Path:
     done = vitcop("export", project.model, "--schedule", "none", "-o", bundle, "--copy-weights")
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"bundle: {bundle}\n"
-    return bundle
+    return checked(Bundle.open(bundle)).path
