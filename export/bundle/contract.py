@@ -78,7 +78,7 @@ def graph_contract(schedule: Schedule, facts: Architecture) -> dict[str, GraphSp
     """What "vision", "prefill" and "decode" of a model take and give under a schedule."""
     groups = group_of_layer(schedule)
     carried = [
-        TensorSpec(name, "float" if name == "vision_saliency" else "int64", ("B", "V"))
+        TensorSpec(name, "float32" if name == "vision_saliency" else "int64", ("B", "V"))
         for name in carried_tensors(schedule)
     ]
     planes = [TensorSpec(name, "float", ("B", "V", "H")) for name in plane_names(facts.num_planes)]
@@ -90,7 +90,7 @@ def graph_contract(schedule: Schedule, facts: Architecture) -> dict[str, GraphSp
     for index, drop in enumerate(schedule.drops):
         prefill_out.append(TensorSpec(f"kept_visual_{index}", "int64", ("B", f"K_{index}")))
         if drop.op == "merge":
-            prefill_out.append(TensorSpec(f"assignment_{index}", "float", ("B", f"K_{index}", "V")))
+            prefill_out.append(TensorSpec(f"assignment_{index}", "float32", ("B", f"K_{index}", "V")))
     per_group = {"attention_mask": range(len(schedule.groups)), "key_places": sliding_groups(schedule, facts)}
     masks = [
         TensorSpec(f"{name}_{group}", "int64", ("B", f"P_{group}+1"))
