@@ -11,7 +11,7 @@ import pytest
 import torch
 from families_under_test import CASES
 from family_case import FamilyCase, merge_schedule, other_schedules, prepare
-from tensorrt_checks import checked
+from tensorrt_checks import check_profiles, checked
 
 from vitcop.calibrate.checkpoint import Checkpoint
 from vitcop.calibrate.generation import generate
@@ -51,7 +51,7 @@ def subject(request, tmp_path_factory) -> Subject:
 
 
 def bundle_of(subject: Subject, schedule: Schedule, out: Path) -> Bundle:
-    bundle = checked(Bundle.open(export_bundle(subject.folder, schedule, out)))
+    bundle = checked(Bundle.open(export_bundle(subject.folder, schedule, out)), out.with_name(f"{out.name}-halves"))
     build(bundle)  # holds the graphs against the contract
     return bundle
 
@@ -109,7 +109,8 @@ def merging(subject: Subject) -> Schedule:
 
 def check_pruned(subject: Subject, schedule: Schedule, out: Path) -> None:
     """Engine against PyTorch under one schedule, batch by batch: tokens, logits, lengths and kept tokens."""
-    engine = OnnxRuntimeRunner(bundle_of(subject, schedule, out))
+    bundle = bundle_of(subject, schedule, out)
+    engine = OnnxRuntimeRunner(bundle)
     pytorch = ScheduledRunner(subject.model, subject.family, schedule)
     for kind, batch in subject.batches.items():
         what = f"{out.name}, {kind}"
@@ -117,6 +118,7 @@ def check_pruned(subject: Subject, schedule: Schedule, out: Path) -> None:
         assert found.tokens == expected.tokens, what
         np.testing.assert_allclose(found.logits, expected.logits, atol=TOLERANCE, err_msg=what)
         assert found.prefill.kv_lengths == expected.prefill.kv_lengths, what
+        check_profiles(bundle, batch, found.prefill, NEW_TOKENS)
         assert (found.prefill.vision is None) == (schedule.vision is None), what
         if schedule.vision is not None:
             kept = found.prefill.vision.kept_visual, expected.prefill.vision.kept_visual

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -48,17 +49,21 @@ class HalfWeights:
 
         Raises InputError for a weight that the type cannot hold.
         """
+        written: dict[tuple[object, ...], int] = {}
         with self.partial.open("wb") as file:
             for value in model.graph.initializers.values():
                 if isinstance(tensor := value.const_value, ir.ExternalTensor):
-                    file.write(bytes(-file.tell() % _ALIGNMENT))
-                    offset = file.tell()
-                    self._copy(file, tensor)
+                    source = (tensor.location, tensor.offset, tensor.length)
+                    if source not in written:  # tied weights are held once
+                        file.write(bytes(-file.tell() % _ALIGNMENT))
+                        written[source] = file.tell()
+                        self._copy(file, tensor)
+                    offset, size = written[source], self._size(tensor)
                     value.const_value = ir.ExternalTensor(
                         self.path.name,
                         offset,
-                        file.tell() - offset,
-                        self.kind if tensor.dtype.is_floating_point() else tensor.dtype,
+                        size,
+                        self._kind(tensor),
                         shape=tensor.shape,
                         name=value.name,
                         base_dir=self.path.parent,
@@ -72,9 +77,15 @@ class HalfWeights:
         """Remove what was not committed."""
         self.partial.unlink(missing_ok=True)
 
-    def _copy(self, file: "object", tensor: ir.ExternalTensor) -> None:
+    def _kind(self, tensor: ir.ExternalTensor) -> ir.DataType:
+        return self.kind if tensor.dtype.is_floating_point() else tensor.dtype
+
+    def _size(self, tensor: ir.ExternalTensor) -> int:
+        return tensor.size * np.dtype(self._kind(tensor).numpy()).itemsize
+
+    def _copy(self, file: BinaryIO, tensor: ir.ExternalTensor) -> None:
         source = np.dtype(tensor.dtype.numpy())
-        count = (tensor.length or 0) // source.itemsize
+        count = tensor.size
         half = _NUMPY[self.kind]
         for start in range(0, count, _CHUNK):
             size = min(_CHUNK, count - start)

@@ -1,0 +1,66 @@
+"""Bundles that the tests of half precision share, each exported once."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tensorrt_checks import checked
+from tiny_models import build_tiny_llava
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
+
+from export_cases import PAPER, Exported
+
+from vitcop.calibrate.checkpoint import Checkpoint
+from vitcop.calibrate.loading import load_model
+from vitcop.calibrate.presets import preset
+from vitcop.export.bundle import Bundle
+from vitcop.export.compile import export_bundle
+
+SHAPES = Path(__file__).parents[2] / "examples" / "shapes_vqa" / "model"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def half_model(tmp_path_factory) -> Path:
+    """A tiny model saved in fp16."""
+    return build_tiny_llava(tmp_path_factory.mktemp("half") / "m16", layers=3, vision_layers=2, dtype="float16")
+
+
+@pytest.fixture(scope="session")
+def exported_half(half_model, tmp_path_factory) -> Exported:
+    """Its bundle: what the exporter makes of a half-precision checkpoint."""
+    out = export_bundle(half_model, PAPER, tmp_path_factory.mktemp("half") / "b16")
+    return Exported(half_model, *load_model(Checkpoint.open(half_model)), checked(Bundle.open(out)))
+
+
+@pytest.fixture(scope="session")
+def wide(half_model, tmp_path_factory) -> Exported:
+    """The same weights saved in fp32, and the bundle of that."""
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path_factory.mktemp("wide") / "m32"
+    shutil.copytree(half_model, folder)
+    tensors = {name: tensor.float() for name, tensor in load_file(half_model / "model.safetensors").items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.dumps(json.loads((folder / "config.json").read_text())).replace('"float16"', '"float32"')
+    (folder / "config.json").write_text(config)
+    bundle = checked(Bundle.open(export_bundle(folder, PAPER, folder.parent / "b32")))
+    return Exported(folder, *load_model(Checkpoint.open(folder)), bundle)
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory) -> Exported:
+    """The embedded model under the paper's schedule at a third of the tokens."""
+    checkpoint = Checkpoint.open(SHAPES)
+    model, processor, family = load_model(checkpoint)
+    schedule = preset("paper-1/3", family.num_layers, family.num_visual)
+    out = export_bundle(SHAPES, schedule, tmp_path_factory.mktemp("shapes") / "bundle")
+    return Exported(SHAPES, model, processor, family, checked(Bundle.open(out)))
