@@ -52,7 +52,7 @@ def wide(half_model, tmp_path_factory) -> Exported:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     config = json.dumps(json.loads((folder / "config.json").read_text())).replace('"float16"', '"float32"')
     (folder / "config.json").write_text(config)
-    bundle = checked(Bundle.open(export_bundle(folder, PAPER, folder.parent / "b32")))
+    bundle = checked(Bundle.open(export_bundle(folder, PAPER, folder.parent / "b32", copy_weights=True)))
     return Exported(folder, *load_model(Checkpoint.open(folder)), bundle)
 
 

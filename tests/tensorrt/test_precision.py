@@ -1,6 +1,7 @@
 """Half precision by conversion of the graph: the same graph as from a half-precision checkpoint, and as near to fp32 as
 PyTorch in fp16 is."""
 
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -10,16 +11,15 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from export_cases import PAPER, Exported
+from export_cases import Exported
 from PIL import Image, ImageDraw
-from safetensors import safe_open
 from tensorrt_checks import check_model
 
 from vitcop.calibrate.checkpoint import Checkpoint
 from vitcop.calibrate.loading import load_model
 from vitcop.calibrate.prompt import PromptBatch
 from vitcop.calibrate.scheduled import ScheduledRunner
-from vitcop.export.bundle import GRAPHS, Bundle, Weights, graph_contract
+from vitcop.export.bundle import GRAPHS, Bundle, FileRecord, Weights, graph_contract
 from vitcop.export.measure.near_ties import compare_stages
 from vitcop.export.runtimes.onnxruntime.runner import OnnxRuntimeRunner
 from vitcop.export.runtimes.tensorrt import half_weights
@@ -35,7 +35,9 @@ def converted(bundle: Bundle, folder: Path, dtype: str) -> Bundle:
     for part in GRAPHS:
         convert_graph(bundle.graph(part), folder / f"{part}.onnx", dtype)
     facts = replace(bundle.manifest.architecture, dtype=dtype)
-    weights = Weights(mode="copied", folder=".", files=())
+    files = [folder / f"{part}.onnx.data" for part in GRAPHS]
+    records = tuple(FileRecord(name=path.name, size=path.stat().st_size, sha256="") for path in files)
+    weights = Weights(mode="copied", folder=".", files=records)
     return replace(bundle, path=folder, manifest=replace(bundle.manifest, architecture=facts, weights=weights))
 
 
@@ -137,13 +139,16 @@ def test_weights_are_those_of_the_shards_rounded(wide, tmp_path, monkeypatch):
         for part in GRAPHS:
             model = onnx.load(bundle.graph(part))
             before = {tensor.name: tensor for tensor in load(wide.bundle, part).graph.initializer}
-            with safe_open(wide.folder / "model.safetensors", "np") as shard:
-                for tensor in model.graph.initializer:
-                    place = {entry.key: entry.value for entry in before.get(tensor.name, tensor).external_data}
-                    if place and tensor.name in shard.keys():  # noqa: SIM118  (not a mapping)
-                        expected = shard.get_tensor(tensor.name).astype(kind)
-                        np.testing.assert_array_equal(onnx.numpy_helper.to_array(tensor), expected)
-                        seen += 1
+            for tensor in model.graph.initializer:
+                place = {entry.key: entry.value for entry in before.get(tensor.name, tensor).external_data}
+                if place:
+                    size, offset = int(place["length"]) // 4, int(place["offset"])
+                    source = np.fromfile(
+                        wide.bundle.weights_folder / place["location"], np.float32, count=size, offset=offset
+                    )
+                    found = onnx.numpy_helper.to_array(tensor).flatten()
+                    np.testing.assert_array_equal(found.view(np.uint16), source.astype(kind).view(np.uint16))
+                    seen += 1
         assert seen > 10
 
 
@@ -189,20 +194,13 @@ def test_what_cannot_be_converted_is_refused_and_leaves_nothing(wide, tmp_path):
 
 
 def test_a_weight_that_fp16_cannot_hold_is_named(wide, tmp_path):
-    import shutil
-
-    from safetensors.numpy import load_file, save_file
-
-    from vitcop.export.compile import export_bundle
-
-    model = tmp_path / "model"
-    shutil.copytree(wide.folder, model)
-    tensors = load_file(model / "model.safetensors")
-    name = next(name for name in tensors if name.endswith("layers.1.mlp.up_proj.weight"))
-    tensors[name] = tensors[name].copy()
-    tensors[name][0, 0] = 70000.0
-    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
-    bundle = Bundle.open(export_bundle(model, PAPER, tmp_path / "bundle"))
+    bundle = Bundle.open(shutil.copytree(wide.bundle.path, tmp_path / "bundle"))
+    weights = load(bundle, "prefill").graph.initializer
+    weight = next(tensor for tensor in weights if tensor.name.endswith("layers.1.mlp.up_proj.weight"))
+    place = {entry.key: entry.value for entry in weight.external_data}
+    with (bundle.path / place["location"]).open("r+b") as shard:
+        shard.seek(int(place["offset"]))
+        shard.write(np.float32(70000).tobytes())
     out = tmp_path / "out"
     out.mkdir()
     with pytest.raises(InputError, match=r"up_proj\.weight' has numbers above what float16 holds \(65504\)"):
