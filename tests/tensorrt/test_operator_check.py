@@ -288,6 +288,61 @@ def test_plugins_are_listed_and_their_bodies_judged_apart(keys, name):
     }
 
 
+CALLS = {
+    "VisionSaliency": ("float[B,2,8] q, float[B,2,N,8] keys", {"scale": 0.5}, set()),
+    "KNormScores": ("float[B,2,S,8] keys, int64[B,V] index", {"mean_norm": 0}, set()),
+    "TextQueryScores": (
+        "float[B,2,8] q, float[B,2,S,8] keys, int64[B,V] index, int64[B,S] mask",
+        {"scale": 0.5},
+        set(),
+    ),
+    "UniformScores": ("int64[B,V] index", {"keep_num": 1, "keep_den": 2}, set()),
+    "RandomScores": ("int64[B,V] places", {"seed": 3}, {"BitwiseXor"}),
+    "KNormSelect": (
+        "float[B,2,S,8] keys, int64[B,V] index",
+        {"keep_num": 1, "keep_den": 2, "mean_norm": 0, "largest": 0},
+        {"CumSum", "TopK"},
+    ),
+    "ScoreSelect": (
+        "float[B,V] scores, int64[B,V] index, int64[B,S] sequence",
+        {"keep_num": 1, "keep_den": 2, "largest": 0},
+        {"CumSum", "TopK"},
+    ),
+    "ClusterMergePlan": (
+        "float[B,V] scores, int64[B,V] labels, int64[B,V] index, int64[B,S] sequence",
+        {"keep_num": 1, "keep_den": 2, "clusters_num": 1, "clusters_den": 4, "mean": 0},
+        {"CumSum", "TopK", "Cast", "Constant", "ReduceSum", "Unsqueeze", "Where"},
+    ),
+    "DensityPeakClusters": (
+        "float[B,K,8] features, float[B,K,2] positions, int64[B,K] groups",
+        {"centers_num": 1, "centers_den": 4, "cutoff_distance": 8.0, "cutoff_quantile": 0.0, "spatial_radius": 0.6},
+        {"TopK", "Cast", "Constant", "If", "Mul", "ReduceSum", "Round"},
+    ),
+}
+"""Each op: inputs, attributes, and the operators of its body that the parser would not take: the list of the docs."""
+
+
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("name", CALLS)
+def test_which_bodies_would_parse_alone(name, release):
+    inputs, attributes, wanted = CALLS[name]
+    spec = next(spec for spec in ALL_OPS.values() if spec.onnx_name == name)
+    assert set(attributes) == {attribute for attribute, _ in spec.attributes}
+    named = {**attributes, "plugin_namespace": "vitcop", "plugin_version": "1"}
+    text = ", ".join(f"{key} = {json.dumps(value)}" for key, value in named.items())
+    arguments = ", ".join(part.split()[-1] for part in inputs.split(", "))
+    outputs = ", ".join(spec.outputs)
+    made = graph(inputs, f"{outputs} = vitcop.{name} <{text}> ({arguments})", outputs)
+    made.functions.append(functions(23)[name])
+    report = examine_operators(made, release)
+    assert {each.op.partition("/")[2] for each in report.bodies} == wanted
+    assert len(report.plugins) == 1 and not report.findings
+
+
+def test_every_op_is_called():
+    assert set(CALLS) == {spec.onnx_name for spec in ALL_OPS.values()}
+
+
 def test_plugins_that_the_parser_would_not_find_are_found():
     for name in ("plugin_namespace", "plugin_version"):
         (found,) = check_operators(with_plugin(**{name: ""}), "11")
