@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT := out
 
-.PHONY: demo test soak kernels lint bench train gpu-check clean
+.PHONY: demo test soak kernels plugin lint bench train gpu-check clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -26,6 +26,19 @@ soak: $(VENV)/.installed
 kernels: $(VENV)/.installed
 	$(BIN)/python -m vitcop.plugins.cuda.build
 
+# The TensorRT plugins: make plugin TENSORRT_INCLUDE_DIR=…/include [CUDA_ARCHITECTURES="80;90"] [TENSORRT_LIBRARY_DIR=…/lib].
+# Needs nvcc and CMake, and of Python nothing but the standard library.
+CUDA_ARCHITECTURES ?= 80;89;90;100;120
+plugin: build/path
+	@PYTHONPATH=$(CURDIR)/build/path $(PYTHON) -m vitcop.plugins.tensorrt.build --include "$(TENSORRT_INCLUDE_DIR)" \
+	  --arch "$(CUDA_ARCHITECTURES)" --libraries "$(TENSORRT_LIBRARY_DIR)"
+
+# The packages for a python that has them not installed.
+.PHONY: build/path
+build/path:
+	@mkdir -p build/path/vitcop
+	@for package in plugins calibrate export pipeline; do ln -sfn $(CURDIR)/$$package build/path/vitcop/$$package; done
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,9 +56,7 @@ train: $(VENV)/.installed
 
 # On a machine with an NVIDIA GPU and nvcc. Uses the python at hand, so that a CUDA build of torch is not replaced: the
 # packages are found through links in build/path instead of an installation.
-gpu-check:
-	mkdir -p build/path/vitcop
-	for package in plugins calibrate export pipeline; do ln -sfn $(CURDIR)/$$package build/path/vitcop/$$package; done
+gpu-check: build/path
 	PYTHONPATH=$(CURDIR)/build/path $(PYTHON) benchmarks/gpu_check.py
 
 clean:

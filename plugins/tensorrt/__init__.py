@@ -1,0 +1,1 @@
+"""The operations as TensorRT plugins: one shared library that wraps the CUDA kernels."""
