@@ -44,6 +44,8 @@ LINK_FLAGS = (
     "-shared",
     # Every library uses its own copy of the emulator, and lacks nothing.
     "-Wl,-Bsymbolic,-z,defs",
+    # Of its own until glibc 2.34.
+    "-ldl",
 )
 
 
@@ -84,13 +86,19 @@ def _object(source: Path, flags: Sequence[str]) -> Path:
     """The compiled source; its name is a hash of the text that the preprocessor makes of it, headers and all."""
     compile_it = ["-x", "c++", *flags, source]
     text = _run([*compile_it, "-E"])
-    key = hashlib.sha256("\0".join([_compiler()[1], *flags]).encode() + text).hexdigest()
+    # Where headers are looked for does not count, as they are in the text.
+    other_flags = [flag for flag in flags if not flag.startswith(("-I", "-isystem"))]
+    key = hashlib.sha256("\0".join([_compiler()[1], *other_flags]).encode() + text).hexdigest()
     return _made(key[:32], ".o", [*compile_it, "-c"])
 
 
-def library(sources: Sequence[Path], include_dirs: Sequence[Path] = ()) -> Path:
-    """A shared library of the kernels in `sources` and the emulator that runs them."""
+def library(
+    sources: Sequence[Path], include_dirs: Sequence[Path] = (), foreign_include_dirs: Sequence[Path] = ()
+) -> Path:
+    """A shared library of the kernels in `sources` and the emulator that runs them. Warnings about headers in
+    `foreign_include_dirs` are nobody's here."""
     flags = [*KERNEL_FLAGS, f"-I{EMULATOR}", *(f"-I{folder}" for folder in include_dirs)]
+    flags += [f"-isystem{folder}" for folder in foreign_include_dirs]
     _compiler()  # skips here, not in a thread
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         jobs = [pool.submit(_object, source, flags) for source in sources]

@@ -36,12 +36,17 @@ def squared_and_density(workspace, batch, num_tokens):
 
 
 def check_steps(kernels, scratch, tensors, attributes, seed=0):
-    """The kernel's distances and densities are close, and its labels follow from them exactly."""
+    """As check_labels, of one run."""
+    labels = kernels.run("density_peak_clusters", tensors, attributes, seed)[0]
+    check_labels(labels, scratch[-1], tensors, attributes)
+
+
+def check_labels(labels, workspace, tensors, attributes):
+    """The distances and densities in a kernel's workspace are close, and its labels follow from them exactly."""
     features, positions, groups = tensors
     batch, num_tokens, _ = features.shape
     centers_num, centers_den, distance, quantile, radius = attributes
-    labels = kernels.run("density_peak_clusters", tensors, attributes, seed)[0]
-    squared, density = squared_and_density(scratch[-1], batch, num_tokens)
+    squared, density = squared_and_density(workspace, batch, num_tokens)
 
     wide = features.double()
     exact = (wide.unsqueeze(2) - wide.unsqueeze(1)).square().sum(3)

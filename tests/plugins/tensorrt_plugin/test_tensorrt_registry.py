@@ -1,0 +1,120 @@
+"""The plugin library in NVIDIA's own plugin registry, on any machine: found, used through the bindings, and let go.
+
+The library is the one of `make plugin` (or of VITCOP_TENSORRT_PLUGIN), and, where headers are given, one that g++ builds.
+"""
+
+import json
+import subprocess
+import sys
+
+import op_cases
+import pytest
+import tensorrt_stand_ins as stand_ins
+from conftest import emulated_plugin
+from plugin_harness import HEADERS, WITHOUT_HEADERS
+
+from vitcop.plugins.registry import ALL_OPS
+from vitcop.plugins.spec import DOMAIN, PLUGIN_VERSION
+from vitcop.plugins.tensorrt.paths import plugin_path
+
+PRELUDE = """
+import json, sys
+import numpy
+import tensorrt
+
+library, ops = sys.argv[1], json.loads(sys.argv[2])
+registry = tensorrt.get_plugin_registry()
+
+def ours():
+    return sorted((c.name, c.plugin_version, c.plugin_namespace) for c in registry.all_creators if c.name in ops)
+
+def create(name, attributes, phase="BUILD"):
+    # The collection does not keep the arrays alive.
+    arrays = [numpy.array([value], numpy.float32 if isinstance(value, float) else numpy.int32) for _, value in attributes]
+    kinds = [getattr(tensorrt.PluginFieldType, "FLOAT32" if a.dtype == numpy.float32 else "INT32") for a in arrays]
+    fields = [tensorrt.PluginField(n, a, k) for (n, _), a, k in zip(attributes, arrays, kinds)]
+    creator = registry.get_creator(name, "1", "vitcop")
+    made = creator.create_plugin(name, tensorrt.PluginFieldCollection(fields), getattr(tensorrt.TensorRTPhase, phase))
+    del arrays
+    return made
+"""
+
+LOAD = (
+    PRELUDE
+    + """
+before = ours()
+handle = registry.load_library(library)
+result = {"before": before, "listed": ours(), "again": registry.load_library(library) is None}
+result["elsewhere"] = [registry.get_creator(n, v, s) is None for n in ops for v, s in (("1", ""), ("2", "vitcop"))]
+result["fields"] = {n: [f.name for f in registry.get_creator(n, "1", "vitcop").field_names] for n in ops}
+made = {n: create(n, attributes, phase) for n, attributes in ops.items() for phase in ("BUILD", "RUNTIME")}
+core = {n: p.get_capability_interface(tensorrt.PluginCapabilityType.CORE) for n, p in made.items()}
+result["made"] = {n: [c.plugin_name, c.plugin_version, c.plugin_namespace] for n, c in core.items()}
+build = {n: p.get_capability_interface(tensorrt.PluginCapabilityType.BUILD) for n, p in made.items()}
+result["outputs"] = {n: b.num_outputs for n, b in build.items()}
+del made, core, build
+result["refused"] = {}
+for name, attributes in ops.items():
+    for bad in (attributes[1:], [*attributes, ("keep_ratio", 1)], [(attributes[0][0], "x")]):
+        if bad and bad[0][1] == "x":
+            bad = [(attributes[0][0], 1 if isinstance(attributes[0][1], float) else 1.0), *attributes[1:]]
+        result["refused"].setdefault(name, []).append(create(name, bad) is None)
+registry.deregister_library(handle)
+result["after"] = ours()
+print(json.dumps(result))
+"""
+)
+
+OPENED = PRELUDE + "import ctypes\nctypes.CDLL(library)\nprint(json.dumps(ours()))\n"
+
+
+def named_ops():
+    """ONNX op type -> [(attribute, value)] that are fine."""
+    return {
+        spec.onnx_name: [
+            (attribute, value)
+            for (attribute, _), value in zip(spec.attributes, op_cases.ATTRIBUTES[name][0], strict=True)
+        ]
+        for name, spec in ALL_OPS.items()
+    }
+
+
+IDENTITIES = sorted([name, PLUGIN_VERSION, DOMAIN] for name in named_ops())
+
+
+@pytest.fixture(scope="module", params=["built", "emulated"])
+def library(request):
+    if request.param == "emulated":
+        if not HEADERS:
+            pytest.skip(WITHOUT_HEADERS)
+        return emulated_plugin(HEADERS[0])
+    if plugin_path() is None:
+        pytest.skip("no plugin library was built: make plugin TENSORRT_INCLUDE_DIR=…")
+    return plugin_path()
+
+
+@pytest.fixture
+def environment(tmp_path):
+    if stand_ins.lean_library() is None:
+        pytest.skip(f"{stand_ins.LEAN} is not installed, so there is no registry (the test extra brings it for Linux)")
+    return stand_ins.stand_in_environment(tmp_path)
+
+
+def test_loaded_used_and_let_go(library, environment):
+    found = json.loads(stand_ins.run(environment, LOAD, library, json.dumps(named_ops())))
+    assert found["before"] == found["after"] == []
+    assert found["listed"] == IDENTITIES
+    assert found["again"], "a library is loaded once"
+    assert all(found["elsewhere"]), "creators answer to their own version and namespace alone"
+    for spec in ALL_OPS.values():
+        assert found["fields"][spec.onnx_name] == [name for name, _ in spec.attributes]
+        assert found["made"][spec.onnx_name] == [spec.onnx_name, PLUGIN_VERSION, DOMAIN]
+        assert found["outputs"][spec.onnx_name] == len(spec.outputs)
+        assert all(found["refused"][spec.onnx_name])
+
+
+def test_refusals_are_told(library, environment):
+    code = PRELUDE + "registry.load_library(library)\nassert create('KNormSelect', []) is None\n"
+    command = [sys.executable, "-c", code, str(library), json.dumps(named_ops())]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "vitcop KNormSelect: attribute 'keep_num' is missing" in done.stdout + done.stderr
