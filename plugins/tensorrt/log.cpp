@@ -7,14 +7,14 @@
 #include <cstdio>
 
 namespace vitcop::tensorrt {
-namespace {
 
 using Severity = nvinfer1::ILogger::Severity;
 
 // TensorRT 11 gave ILoggerFinder and ILogger a versioned base class, behind whose functions theirs now stand. One
 // library serves both majors, whichever headers it was compiled with, so both layouts are written down here. All other
-// classes that a plugin meets kept theirs.
-struct Before11 {
+// classes that a plugin meets kept theirs. The classes are not of this file alone: of such the compiler would know that
+// nobody derives from them, and that no function of theirs can ever be called.
+struct __attribute__((visibility("default"))) Before11 {
     struct Finder {
         virtual void* find_logger() = 0;
     };
@@ -23,7 +23,7 @@ struct Before11 {
     };
 };
 
-struct From11 {
+struct __attribute__((visibility("default"))) From11 {
     struct Finder : nvinfer1::IVersionedInterface {
         virtual void* find_logger() = 0;
     };
@@ -31,6 +31,8 @@ struct From11 {
         virtual void log(Severity severity, const char* text) noexcept = 0;
     };
 };
+
+namespace {
 
 // The major version of the library that an object's functions lie in: libnvinfer's, or that of its lean or dispatch
 // runtime. Where no library says so, that of the headers.
