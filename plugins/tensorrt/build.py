@@ -43,7 +43,9 @@ def header_version(include: Path) -> tuple[int, int]:
         raise InputError(f"{file}: cannot be read as the version of TensorRT's headers")
     version = (int(found[0][1]), int(found[1][1]))
     if version < LEAST_VERSION:
-        raise InputError(f"{VARIABLE}: {include} is of TensorRT {version[0]}.{version[1]}; 10.13 is the oldest that fits")
+        raise InputError(
+            f"{VARIABLE}: {include} is of TensorRT {version[0]}.{version[1]}; 10.13 is the oldest that fits"
+        )
     return version
 
 

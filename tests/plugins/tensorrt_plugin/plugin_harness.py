@@ -38,6 +38,11 @@ def header_params() -> list:
     return [pytest.param(path, id=".".join(map(str, build.header_version(path)))) for path in HEADERS]
 
 
+@functools.cache
+def harness_library(include: Path) -> Path:
+    return emulated.library([HERE / "harness.cpp"], [], [include])
+
+
 class FieldStruct(ctypes.Structure):
     _fields_ = [
         ("name", ctypes.c_char_p),
@@ -95,8 +100,7 @@ class PluginHarness:
     """The creators of one library. Only one can be open at a time: what an earlier one made must not be used on."""
 
     def __init__(self, include: Path, library: Path) -> None:
-        path = emulated.library([HERE / "harness.cpp"], [], [include])
-        self.harness = ctypes.CDLL(str(path))
+        self.harness = ctypes.CDLL(str(harness_library(include)))
         for name in ("open", "messages", "creator", "identity", "output_types", "output_shapes"):
             getattr(self.harness, f"harness_{name}").restype = ctypes.c_char_p
         for name in ("create", "create_of_nothing", "written_and_read", "clone", "attached"):
@@ -162,7 +166,8 @@ class Node:
         return self.harness.harness_identity(self.address).decode()
 
     def _tensors(self, inputs: Sequence[Described], outputs: Sequence[Described] = ()) -> tuple:
-        structs = [tensor.struct() for tensor in (*inputs, *outputs)]
+        unknown = [Described(dtype="float32", shape=())] * (len(self.spec.outputs) - len(outputs))
+        structs = [tensor.struct() for tensor in (*inputs, *outputs, *unknown)]
         return (TensorStruct * len(structs))(*structs), len(inputs), len(self.spec.outputs)
 
     def output_types(self, inputs: Sequence[Described]) -> list[str]:

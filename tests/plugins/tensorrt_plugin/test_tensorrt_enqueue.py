@@ -123,7 +123,10 @@ def test_equals_reference(machine, name, values, index_type):
 def test_half_precision(machine, name, dtype):
     for num_visual in (5, 80):
         check(
-            machine, name, op_cases.ATTRIBUTES[name][0], op_cases.inputs(name, 2, num_visual, dtype=dtype, seed=num_visual)
+            machine,
+            name,
+            op_cases.ATTRIBUTES[name][0],
+            op_cases.inputs(name, 2, num_visual, dtype=dtype, seed=num_visual),
         )
 
 
