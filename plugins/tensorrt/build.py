@@ -38,18 +38,14 @@ def header_version(include: Path) -> tuple[int, int]:
         )
     text = file.read_text(encoding="utf-8", errors="replace")
     # The numbers stand in TRT_MAJOR_ENTERPRISE from 10.11 on, to which NV_TENSORRT_MAJOR refers.
-    found = [re.search(rf"^#define (?:TRT_{part}_ENTERPRISE|NV_TENSORRT_{part}) (\d+)", text, re.M) for part in _PARTS]
+    names = ("MAJOR", "MINOR")
+    found = [re.search(rf"^#define (?:TRT_{name}_ENTERPRISE|NV_TENSORRT_{name}) (\d+)", text, re.M) for name in names]
     if not all(found):
         raise InputError(f"{file}: cannot be read as the version of TensorRT's headers")
     version = (int(found[0][1]), int(found[1][1]))
     if version < LEAST_VERSION:
-        raise InputError(
-            f"{VARIABLE}: {include} is of TensorRT {version[0]}.{version[1]}; 10.13 is the oldest that fits"
-        )
+        raise InputError(f"{VARIABLE}: {include} is of TensorRT {version[0]}.{version[1]}; at least 10.13 is needed")
     return version
-
-
-_PARTS = ("MAJOR", "MINOR")
 
 
 def _run(command: list[str | Path]) -> None:

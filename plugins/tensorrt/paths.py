@@ -26,9 +26,7 @@ def plugin_path() -> Path | None:
     if path.is_file():
         return path
     if named:
-        raise MissingError(
-            f"{VARIABLE} names {path}, which is not there: correct it, or unset it and run `make plugin`"
-        )
+        raise MissingError(f"{VARIABLE} names {path}, which is not there: correct it, or unset it and `make plugin`")
     return None
 
 

@@ -1,12 +1,13 @@
 """The plugin library in NVIDIA's own plugin registry, on any machine: found, used through the bindings, and let go.
 
-The library is the one of `make plugin` (or of VITCOP_TENSORRT_PLUGIN), and, where headers are given, one that g++ builds.
+The library is that of `make plugin` (or VITCOP_TENSORRT_PLUGIN), and, where headers are given, one that g++ builds.
 """
 
 import json
 import subprocess
 import sys
 
+import emulated
 import op_cases
 import pytest
 import tensorrt_stand_ins as stand_ins
@@ -15,6 +16,7 @@ from plugin_harness import HEADERS, WITHOUT_HEADERS
 
 from vitcop.plugins.registry import ALL_OPS
 from vitcop.plugins.spec import DOMAIN, PLUGIN_VERSION
+from vitcop.plugins.tensorrt import build
 from vitcop.plugins.tensorrt.paths import plugin_path
 
 PRELUDE = """
@@ -30,8 +32,8 @@ def ours():
 
 def create(name, attributes, phase="BUILD"):
     # The collection does not keep the arrays alive.
-    arrays = [numpy.array([value], numpy.float32 if isinstance(value, float) else numpy.int32) for _, value in attributes]
-    kinds = [getattr(tensorrt.PluginFieldType, "FLOAT32" if a.dtype == numpy.float32 else "INT32") for a in arrays]
+    arrays = [numpy.array([v], numpy.float32 if isinstance(v, float) else numpy.int32) for _, v in attributes]
+    kinds = [getattr(tensorrt.PluginFieldType, a.dtype.name.upper()) for a in arrays]
     fields = [tensorrt.PluginField(n, a, k) for (n, _), a, k in zip(attributes, arrays, kinds)]
     creator = registry.get_creator(name, "1", "vitcop")
     made = creator.create_plugin(name, tensorrt.PluginFieldCollection(fields), getattr(tensorrt.TensorRTPhase, phase))
@@ -55,9 +57,9 @@ result["outputs"] = {n: b.num_outputs for n, b in build.items()}
 del made, core, build
 result["refused"] = {}
 for name, attributes in ops.items():
-    for bad in (attributes[1:], [*attributes, ("keep_ratio", 1)], [(attributes[0][0], "x")]):
-        if bad and bad[0][1] == "x":
-            bad = [(attributes[0][0], 1 if isinstance(attributes[0][1], float) else 1.0), *attributes[1:]]
+    (first, value), *others = attributes
+    of_another_type = (first, 1 if isinstance(value, float) else 1.0)
+    for bad in (others, [*attributes, ("keep_ratio", 1)], [of_another_type, *others]):
         result["refused"].setdefault(name, []).append(create(name, bad) is None)
 registry.deregister_library(handle)
 result["after"] = ours()
@@ -65,7 +67,7 @@ print(json.dumps(result))
 """
 )
 
-OPENED = PRELUDE + "import ctypes\nctypes.CDLL(library)\nprint(json.dumps(ours()))\n"
+OPENED = PRELUDE + "import ctypes\nbefore = ours()\nctypes.CDLL(library)\nprint(json.dumps([before, ours()]))\n"
 
 
 def named_ops():
@@ -118,3 +120,26 @@ def test_refusals_are_told(library, environment):
     command = [sys.executable, "-c", code, str(library), json.dumps(named_ops())]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert "vitcop KNormSelect: attribute 'keep_num' is missing" in done.stdout + done.stderr
+
+
+def test_a_library_that_registers_itself(environment, tmp_path):
+    """registration.cpp, for loaders that do no more than open a library."""
+    if not HEADERS:
+        pytest.skip(WITHOUT_HEADERS)
+    plugin, out = emulated_plugin(HEADERS[0]), tmp_path / "registering.so"
+    major = stand_ins.bindings_version().split(".")[0]
+    if build.header_version(HEADERS[0])[0] != int(major):
+        pytest.skip(f"the first headers are not of TensorRT {major}, whose registry the bindings have")
+    includes = [*(f"-I{folder}" for folder in build.INCLUDES), f"-isystem{HEADERS[0]}", f"-I{emulated.EMULATOR}"]
+    # The stand-in has its registry from the lean runtime, so the linker would not keep it by itself.
+    libraries = [
+        "-Wl,--no-as-needed",
+        plugin,
+        f"-Wl,-rpath,{plugin.parent}",
+        tmp_path / "lib" / f"libnvinfer.so.{major}",
+    ]
+    compile_it = ["g++", "-std=c++17", "-shared", "-fPIC", *includes, build.REGISTRATION, *libraries]
+    subprocess.run([*compile_it, "-Wl,--allow-shlib-undefined", "-o", out], check=True)
+    before, after = json.loads(stand_ins.run(environment, OPENED, out, json.dumps(named_ops())))
+    assert before == []
+    assert after == IDENTITIES
