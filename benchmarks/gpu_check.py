@@ -1,8 +1,9 @@
 """Everything that needs an NVIDIA GPU, in one run: `make gpu-check`.
 
 Builds the kernels for the GPU at hand, runs the tests marked `gpu` on inputs of fresh seeds, compute-sanitizer over a
-small case, benchmarks/selection.py and benchmarks/prefill_gpu.py. Writes gpu_check.json, selection.json and
-prefill_gpu.json to $OUT, or else to benchmarks/results.
+small case, benchmarks/selection.py and benchmarks/prefill_gpu.py. With TENSORRT_INCLUDE_DIR also builds the TensorRT
+plugins and runs them as plugin objects, and where TensorRT is installed, in engines. Writes gpu_check.json,
+selection.json and prefill_gpu.json to $OUT, or else to benchmarks/results.
 """
 
 import json
@@ -20,10 +21,13 @@ import torch
 from vitcop.plugins.cuda import build
 from vitcop.plugins.cuda.paths import DEFAULT_PATH
 from vitcop.plugins.errors import VitcopError
+from vitcop.plugins.tensorrt import build as plugin_build
+from vitcop.plugins.tensorrt import paths as plugin_paths
 
 HERE = Path(__file__).parent
 OUT = Path(os.environ.get("OUT", HERE / "results"))
 TESTS = HERE.parent / "tests" / "plugins"
+PLUGIN_TESTS = TESTS / "tensorrt_plugin"
 SMALL_CASE = ("equals_reference or every_step", 240)
 """Tests to run under compute-sanitizer, and the seconds that each of its tools may take. No test among them captures a
 graph: torch refuses that without its memory cache."""
@@ -33,16 +37,34 @@ def pytest_command(*options: str, tests: Path = TESTS) -> list[str]:
     return [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", str(tests), *options]
 
 
-def run_tests(seed: int) -> dict:
-    """The tests marked `gpu`: how many ran and what failed."""
+def run_tests(*options: str, tests: Path = TESTS, **variables: str) -> dict:
+    """The tests marked `gpu`: how many ran and what failed or was skipped."""
     report = OUT / "gpu_tests.xml"
-    environment = os.environ | {"VITCOP_SEED": str(seed)}
-    status = subprocess.run(pytest_command(f"--junitxml={report}"), env=environment, cwd=HERE.parent).returncode
+    command = pytest_command(f"--junitxml={report}", *options, tests=tests)
+    status = subprocess.run(command, env=os.environ | variables, cwd=HERE.parent).returncode
     suite = ElementTree.parse(report).getroot().find("testsuite")
     report.unlink()
     failed = [f"{case.get('classname')}::{case.get('name')}" for case in suite.iter("testcase") if list(case)]
     counts = {key: int(suite.get(key)) for key in ("tests", "failures", "errors", "skipped")}
-    return {"status": status, "seed": seed, **counts, "not_passed": failed}
+    return {"status": status, **counts, "not_passed": failed}
+
+
+def run_plugin_tests(architecture: int) -> dict:
+    """The TensorRT plugins, built for this GPU with the headers at hand and run without and, if it is there, with
+    TensorRT; says so where there are no headers."""
+    include = os.environ.get(plugin_build.VARIABLE)
+    if not include:
+        return {"ran": False, "reason": f"{plugin_build.VARIABLE} names no headers of TensorRT"}
+    try:
+        library, *_ = plugin_build.build(Path(include), architectures=(architecture,))
+        version = ".".join(map(str, plugin_build.header_version(Path(include))))
+    except VitcopError as error:
+        return {"ran": True, "status": error.exit_status, "reason": str(error)}
+    variables = {"VITCOP_TENSORRT_INCLUDE_DIR": include, plugin_paths.VARIABLE: str(library)}
+    done = run_tests(tests=PLUGIN_TESTS, **variables)
+    if done["tests"] == done["skipped"]:
+        done["status"] = 1
+    return {"ran": True, "headers": version, **done}
 
 
 def run_sanitizer(tool: str) -> dict:
@@ -113,7 +135,10 @@ def main() -> int:
         (OUT / "gpu_check.json").write_text(json.dumps(result, indent=2, sort_keys=True) + "\n")
 
     # Each step's outcome is on disk before the next begins.
-    result["tests"] = run_tests(secrets.randbelow(2**31))
+    seed = secrets.randbelow(2**31)
+    result["tests"] = {"seed": seed} | run_tests(f"--ignore={PLUGIN_TESTS}", VITCOP_SEED=str(seed))
+    save()
+    result["tensorrt_plugin"] = run_plugin_tests(10 * major + minor)
     save()
     environment = os.environ | {"OUT": str(OUT)}
     result["benchmark_status"] = subprocess.run([sys.executable, HERE / "selection.py"], env=environment).returncode
@@ -129,7 +154,7 @@ def main() -> int:
     print(json.dumps(result, indent=2, sort_keys=True))
     bad = [result["tests"]["status"], result["benchmark_status"]]
     bad += [result[step]["status"] for step in ("model_tests", "prefill_benchmark")]
-    bad += [result[tool]["status"] for tool in ("memcheck", "racecheck") if result[tool]["ran"]]
+    bad += [result[step]["status"] for step in ("memcheck", "racecheck", "tensorrt_plugin") if result[step]["ran"]]
     return 1 if any(bad) else 0
 
 

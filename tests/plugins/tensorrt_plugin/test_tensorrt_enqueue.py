@@ -1,6 +1,8 @@
 """Plugin objects run as an engine runs them, against the torch references: on the CPU with the kernels that g++ built,
 on a GPU with the library that `make plugin` built."""
 
+import math
+
 import emulated
 import op_cases
 import pytest
@@ -42,7 +44,7 @@ class OnCpu:
 
 
 class OnGpu:
-    """On torch's current stream, in memory that torch fills with a pattern."""
+    """On torch's current stream. Memory that is not written shows."""
 
     def __init__(self, include, library):
         self.plugins = PluginHarness(include, library)
@@ -51,7 +53,8 @@ class OnGpu:
         return tensor.cuda()
 
     def empty(self, shape, dtype):
-        return torch.full(tuple(shape), -7, dtype=dtype, device="cuda")
+        poison = torch.full((math.prod(shape) * dtype.itemsize,), emulated.POISON, dtype=torch.uint8, device="cuda")
+        return poison.view(dtype).view(tuple(shape))
 
     def enqueue(self, node, inputs, outputs, workspace):
         return node.enqueue(inputs, outputs, workspace, torch.cuda.current_stream().cuda_stream)
