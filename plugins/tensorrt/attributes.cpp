@@ -57,48 +57,42 @@ const char* refuse(Rule rule, int64_t value) {
 
 }  // namespace
 
+// The value of a field under the rule of its attribute. False, and a message, where it is not one.
+bool Attributes::read_value(const char* op, const PluginField& field, Rule rule, Value& out) {
+    int64_t integer = 0;
+    double real = 0.0;
+    const bool one = field.data != nullptr && field.length == 1;
+    if (!one || !(rule == REAL ? as_real(field, real) : as_integer(field, integer))) {
+        report(op, "attribute '%s' must be one %s", field.name, rule == REAL ? "float" : "integer");
+        return false;
+    }
+    if (rule == REAL) {
+        out.real = static_cast<float>(real);
+        if (std::isfinite(out.real)) return true;
+        report(op, "attribute '%s' must be finite in fp32, found %g", field.name, real);
+        return false;
+    }
+    out.integer = static_cast<int32_t>(static_cast<uint32_t>(integer));
+    const char* const wrong = refuse(rule, integer);
+    if (wrong != nullptr)
+        report(op, "attribute '%s' %s, found %lld", field.name, wrong, static_cast<long long>(integer));
+    return wrong == nullptr;
+}
+
 bool Attributes::read(const Operation& operation, const nvinfer1::PluginFieldCollection* fields, Attributes& out) {
     out.operation_ = &operation;
     bool present[MAX_ATTRIBUTES] = {};
     const int num_fields = fields == nullptr || fields->fields == nullptr ? 0 : fields->nbFields;
     for (int i = 0; i < num_fields; ++i) {
         const PluginField& field = fields->fields[i];
-        if (field.name == nullptr) {
-            report(operation.name, "an attribute without a name");
+        if (field.name != nullptr && names_the_plugin(field.name)) continue;
+        const int found = field.name == nullptr ? -1 : find(operation, field.name);
+        if (found < 0 || present[found]) {
+            report(operation.name, found < 0 ? "has no attribute '%s'" : "attribute '%s' is given twice",
+                   field.name == nullptr ? "" : field.name);
             return false;
         }
-        if (names_the_plugin(field.name)) continue;
-        const int found = find(operation, field.name);
-        if (found < 0) {
-            report(operation.name, "has no attribute '%s'", field.name);
-            return false;
-        }
-        if (present[found]) {
-            report(operation.name, "attribute '%s' is given twice", field.name);
-            return false;
-        }
-        const Rule rule = operation.attributes[found].rule;
-        int64_t integer = 0;
-        double real = 0.0;
-        const bool one = field.data != nullptr && field.length == 1;
-        if (!one || !(rule == REAL ? as_real(field, real) : as_integer(field, integer))) {
-            report(operation.name, "attribute '%s' must be one %s", field.name, rule == REAL ? "float" : "integer");
-            return false;
-        }
-        if (rule == REAL) {
-            out.values_[found].real = static_cast<float>(real);
-            if (!std::isfinite(out.values_[found].real)) {
-                report(operation.name, "attribute '%s' must be finite in fp32, found %g", field.name, real);
-                return false;
-            }
-        } else {
-            if (const char* wrong = refuse(rule, integer)) {
-                report(operation.name, "attribute '%s' %s, found %lld", field.name, wrong,
-                       static_cast<long long>(integer));
-                return false;
-            }
-            out.values_[found].integer = static_cast<int32_t>(static_cast<uint32_t>(integer));
-        }
+        if (!read_value(operation.name, field, operation.attributes[found].rule, out.values_[found])) return false;
         present[found] = true;
     }
     for (int i = 0; i < MAX_ATTRIBUTES && operation.attributes[i].name != nullptr; ++i) {
@@ -107,7 +101,7 @@ bool Attributes::read(const Operation& operation, const nvinfer1::PluginFieldCol
             return false;
         }
     }
-    const char* wrong = operation.refuse_attributes == nullptr ? nullptr : operation.refuse_attributes(out);
+    const char* const wrong = operation.refuse_attributes == nullptr ? nullptr : operation.refuse_attributes(out);
     if (wrong != nullptr) report(operation.name, "%s", wrong);
     return wrong == nullptr;
 }

@@ -52,6 +52,7 @@ class Attributes {
         float real;
     };
 
+    static bool read_value(const char* op, const nvinfer1::PluginField& field, Rule rule, Value& out);
     int place(const char* name) const;
 
     const Operation* operation_ = nullptr;

@@ -12,7 +12,7 @@ import op_cases
 import pytest
 import tensorrt_stand_ins as stand_ins
 from conftest import emulated_plugin
-from plugin_harness import HEADERS, WITHOUT_HEADERS
+from plugin_harness import HEADERS, header_params
 
 from vitcop.plugins.registry import ALL_OPS
 from vitcop.plugins.spec import DOMAIN, PLUGIN_VERSION
@@ -84,12 +84,10 @@ def named_ops():
 IDENTITIES = sorted([name, PLUGIN_VERSION, DOMAIN] for name in named_ops())
 
 
-@pytest.fixture(scope="module", params=["built", "emulated"])
+@pytest.fixture(scope="module", params=["built", *header_params()])
 def library(request):
-    if request.param == "emulated":
-        if not HEADERS:
-            pytest.skip(WITHOUT_HEADERS)
-        return emulated_plugin(HEADERS[0])
+    if request.param != "built":
+        return emulated_plugin(request.param)
     if plugin_path() is None:
         pytest.skip("no plugin library was built: make plugin TENSORRT_INCLUDE_DIR=…")
     return plugin_path()
@@ -124,13 +122,12 @@ def test_refusals_are_told(library, environment):
 
 def test_a_library_that_registers_itself(environment, tmp_path):
     """registration.cpp, for loaders that do no more than open a library."""
-    if not HEADERS:
-        pytest.skip(WITHOUT_HEADERS)
-    plugin, out = emulated_plugin(HEADERS[0]), tmp_path / "registering.so"
     major = stand_ins.bindings_version().split(".")[0]
-    if build.header_version(HEADERS[0])[0] != int(major):
-        pytest.skip(f"the first headers are not of TensorRT {major}, whose registry the bindings have")
-    includes = [*(f"-I{folder}" for folder in build.INCLUDES), f"-isystem{HEADERS[0]}", f"-I{emulated.EMULATOR}"]
+    include = next((folder for folder in HEADERS if build.header_version(folder)[0] == int(major)), None)
+    if include is None:
+        pytest.skip(f"no headers of TensorRT {major} in VITCOP_TENSORRT_INCLUDE_DIR, whose registry the bindings have")
+    plugin, out = emulated_plugin(include), tmp_path / "registering.so"
+    includes = [*(f"-I{folder}" for folder in build.INCLUDES), f"-isystem{include}", f"-I{emulated.EMULATOR}"]
     # The stand-in has its registry from the lean runtime, so the linker would not keep it by itself.
     libraries = [
         "-Wl,--no-as-needed",
