@@ -19,6 +19,8 @@ LIGHT = (
     "vitcop.plugins.registry",
     "vitcop.plugins.errors",
     "vitcop.plugins.cuda.build",
+    "vitcop.plugins.tensorrt.build",
+    "vitcop.plugins.tensorrt.paths",
     "vitcop.calibrate.schedule",
     "vitcop.calibrate.presets",
     "vitcop.calibrate.prompt",

@@ -1,18 +1,7 @@
-"""The plugin library as g++ builds it: its kernels run on the CPU, thread by thread."""
+"""The plugin library as g++ builds it, in the hands of the harness, for each folder of headers."""
 
-import functools
-
-import emulated
 import pytest
-from plugin_harness import PluginHarness, header_params
-
-from vitcop.plugins.tensorrt import build
-
-
-@functools.cache
-def emulated_plugin(include):
-    """The library compiled with the headers of one version; TensorRT could load it as any other."""
-    return emulated.library(build.SOURCES, build.INCLUDES, [include])
+from plugin_harness import PluginHarness, emulated_plugin, header_params
 
 
 @pytest.fixture(scope="module", params=header_params())

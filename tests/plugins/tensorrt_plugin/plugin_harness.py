@@ -39,6 +39,12 @@ def header_params() -> list:
 
 
 @functools.cache
+def emulated_plugin(include: Path) -> Path:
+    """The plugin library as g++ builds it with the headers of one version; its kernels run on the CPU."""
+    return emulated.library(build.SOURCES, build.INCLUDES, [include])
+
+
+@functools.cache
 def harness_library(include: Path) -> Path:
     return emulated.library([HERE / "harness.cpp"], [], [include])
 

@@ -7,8 +7,7 @@ import emulated
 import op_cases
 import pytest
 import torch
-from conftest import emulated_plugin
-from plugin_harness import HEADERS, WITHOUT_HEADERS, PluginHarness, described
+from plugin_harness import HEADERS, WITHOUT_HEADERS, PluginHarness, described, emulated_plugin
 from test_kernels_clusters import check_labels
 
 from vitcop.plugins.registry import ALL_OPS

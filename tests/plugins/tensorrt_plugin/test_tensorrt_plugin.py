@@ -5,8 +5,16 @@ import random
 
 import op_cases
 import pytest
-from conftest import emulated_plugin
-from plugin_harness import FLOAT_TYPES, HEADERS, INDEX_TYPES, Described, PluginHarness, attributes_of, described
+from plugin_harness import (
+    FLOAT_TYPES,
+    HEADERS,
+    INDEX_TYPES,
+    Described,
+    PluginHarness,
+    attributes_of,
+    described,
+    emulated_plugin,
+)
 
 from vitcop.plugins.registry import ALL_OPS
 from vitcop.plugins.spec import DOMAIN, PLUGIN_VERSION

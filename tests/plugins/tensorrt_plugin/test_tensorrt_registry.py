@@ -11,8 +11,7 @@ import emulated
 import op_cases
 import pytest
 import tensorrt_stand_ins as stand_ins
-from conftest import emulated_plugin
-from plugin_harness import HEADERS, header_params
+from plugin_harness import HEADERS, emulated_plugin, header_params
 
 from vitcop.plugins.registry import ALL_OPS
 from vitcop.plugins.spec import DOMAIN, PLUGIN_VERSION
