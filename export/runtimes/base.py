@@ -13,10 +13,13 @@ from vitcop.calibrate.runner import Runner
 from vitcop.export.bundle import Bundle
 from vitcop.plugins.errors import InputError
 
-_MODULES = {"onnxruntime": "vitcop.export.runtimes.onnxruntime"}
+_MODULES = {
+    "onnxruntime": "vitcop.export.runtimes.onnxruntime",
+    "tensorrt": "vitcop.export.runtimes.tensorrt",
+}
 """Target name to the module whose `TARGET` it is. A new target is one more line here and one more folder."""
 
-_PLANNED = ("tensorrt", "tensorrt-llm")
+_PLANNED = ("tensorrt-llm",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,23 @@ class EngineRunner(Runner, Protocol):
 
     def kv(self, state: Any) -> list[tuple[np.ndarray, np.ndarray]]:
         """Keys and values of each decoder layer as they stand in a decode state, fp32 [B,Nkv,P_g,D]."""
+        ...
+
+
+class BuildPlan(Protocol):
+    """What a build would meet; targets that can look ahead have a method `dry_run(bundle, options)` that gives one."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether a build has a chance."""
+        ...
+
+    def text(self) -> str:
+        """For people."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for --json."""
         ...
 
 

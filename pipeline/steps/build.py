@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 from vitcop.pipeline.console import Console, dump_json
 from vitcop.pipeline.digests import Digests
 from vitcop.pipeline.partial import write_text
+from vitcop.plugins.errors import InputError
 
 if TYPE_CHECKING:
     from vitcop.export.runtimes import EngineInfo
+    from vitcop.export.runtimes.base import BuildPlan
 
 
 def build(
@@ -38,6 +40,23 @@ def build(
     engine = open_target(target).build(Bundle.open(Path(bundle), check_weights="sha256"), dict(options or {}))
     console.note(f"{target}: {engine.reason}")
     return engine
+
+
+def plan_build(
+    bundle: str | Path, *, target: str = "onnxruntime", options: Mapping[str, Any] | None = None
+) -> "BuildPlan":
+    """What `build` would meet, without building: nodes that the target cannot take, shapes, memory.
+
+    Raises InputError for a target that has no such look ahead.
+    """
+    from vitcop.export.bundle import Bundle
+    from vitcop.export.runtimes import open_target
+
+    opened = open_target(target)
+    look = getattr(opened, "dry_run", None)
+    if look is None:
+        raise InputError(f"target {target!r} has no --dry-run: its build only loads the graphs and takes seconds")
+    return look(Bundle.open(Path(bundle)), dict(options or {}))
 
 
 def engine_facts(engine: "EngineInfo") -> dict[str, Any]:

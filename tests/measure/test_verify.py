@@ -232,7 +232,7 @@ class TestInput:
 
     def test_an_unknown_target(self, samples, bundle):
         with pytest.raises(InputError, match="available"):
-            verify(bundle, samples, target="tensorrt")
+            verify(bundle, samples, target="openvino")
 
 
 class TestGates:

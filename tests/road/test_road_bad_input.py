@@ -47,7 +47,7 @@ def test_preset_for_a_model_that_is_too_shallow(project, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("target", ["tensorrt", "tensorrt-llm", "openvino"])
+@pytest.mark.parametrize("target", ["tensorrt-llm", "openvino"])
 def test_target_that_is_not_there(finished, target):
     refused("build", finished.out / "bundle", "--target", target, names=(target, "onnxruntime"))
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from vitcop.calibrate.prompt import PromptBatch
 from vitcop.calibrate.runner import DropTrace, Prefill
-from vitcop.calibrate.schedule import Schedule
 from vitcop.export.bundle import Bundle
 from vitcop.export.bundle.contract import carried_tensors, plane_names, sliding_groups
+from vitcop.export.runtimes.lengths import check_lengths
 from vitcop.export.runtimes.onnxruntime.options import OnnxRuntimeOptions
 from vitcop.export.runtimes.onnxruntime.sessions import GraphSession
 from vitcop.plugins.errors import InputError
@@ -73,7 +73,9 @@ class OnnxRuntimeRunner:
         }
         out = self._prefill.run(feeds, stay=self._present)
         prefill_done = perf_counter()
-        lengths = self._group_lengths(out, batch.num_visual, short)
+        found = tuple(out[f"present_key_{layers[0]}"].shape()[2] for layers in self.schedule.groups)
+        num_other = short.input_ids.shape[1] - short.num_visual
+        lengths = check_lengths(self.bundle, found, batch.num_visual, num_other)
         state = DecodeState(
             past=dict(zip(self._past, (out[name] for name in self._present), strict=True)),
             masks_BP=[short.attention_mask[:, :length] for length in lengths],
@@ -143,33 +145,6 @@ class OnnxRuntimeRunner:
             if group in self._sliding:
                 places[group] = short.places
         return places
-
-    def _group_lengths(self, out: dict[str, Any], num_visual: int, short: PromptBatch) -> tuple[int, ...]:
-        """KV length of each layer group, as the engine made them; they must be those that the schedule forecasts."""
-        found = tuple(out[f"present_key_{layers[0]}"].shape()[2] for layers in self.schedule.groups)
-        num_other = short.input_ids.shape[1] - short.num_visual
-        expected = tuple(count + num_other for count in self.schedule.group_counts(num_visual))
-        own = self.bundle.manifest.architecture.num_visual
-        if found != expected and any(0 in _plain_counts(self.schedule, count) for count in (num_visual, own)):
-            raise InputError(
-                f"{self.bundle.path}: the schedule's fractions leave less than one visual token; its engine takes "
-                f"prompts of {own} visual tokens alone, not of {num_visual}: use a schedule that keeps more"
-            )
-        if found != expected:
-            raise InputError(
-                f"{self.bundle.path}: the engine kept KV lengths {found}, its schedule says {expected}; export "
-                "the bundle again"
-            )
-        return found
-
-
-def _plain_counts(schedule: Schedule, num_visual: int) -> list[int]:
-    """Visual tokens behind each stage by V·num // den alone, without the rule that one stays."""
-    counts = [num_visual]
-    stages = (schedule.vision, *schedule.drops) if schedule.vision else schedule.drops
-    for num, den in (stage.keep for stage in stages):
-        counts.append(counts[-1] * num // den)
-    return counts
 
 
 def _logits(out: dict[str, Any]) -> np.ndarray:

@@ -1,1 +1,72 @@
-"""TensorRT: what its graphs are made of, and what follows from their shapes."""
+"""TensorRT: engines from the bundle's graphs with vitcop's plugin, and a runner for them.
+
+Looking the target up needs no TensorRT; building and running do, and say what is missing.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from vitcop.calibrate.prompt import PromptBatch
+from vitcop.export.bundle import Bundle
+from vitcop.export.bundle.versions import installed_versions
+from vitcop.export.runtimes.base import EngineInfo
+from vitcop.export.runtimes.tensorrt.options import TensorRtOptions
+
+if TYPE_CHECKING:
+    from vitcop.export.runtimes.tensorrt.dry_run import DryRun
+    from vitcop.export.runtimes.tensorrt.runner import TensorRTRunner
+
+__all__ = ["TARGET", "TensorRtOptions", "TensorRtTarget"]
+
+_REPEATS = 3
+
+
+class TensorRtTarget:
+    """`vitcop.export.runtimes.base.Target` for TensorRT."""
+
+    name = "tensorrt"
+
+    def build(self, bundle: Bundle, options: Mapping[str, Any] | None = None) -> EngineInfo:
+        chosen = TensorRtOptions.of(options)
+        from vitcop.export.runtimes.tensorrt.builder import build
+
+        return build(bundle, chosen)
+
+    def dry_run(self, bundle: Bundle, options: Mapping[str, Any] | None = None) -> "DryRun":
+        """What a build would meet, without building."""
+        chosen = TensorRtOptions.of(options)
+        from vitcop.export.runtimes.tensorrt.dry_run import dry_run
+
+        return dry_run(bundle, chosen)
+
+    def runner(self, bundle: Bundle, options: Mapping[str, Any] | None = None) -> "TensorRTRunner":
+        chosen = TensorRtOptions.of(options)
+        from vitcop.export.runtimes.tensorrt.installation import load_tensorrt
+
+        load_tensorrt()
+        from vitcop.export.runtimes.tensorrt.runner import TensorRTRunner
+
+        return TensorRTRunner(bundle, chosen)
+
+    def selector_shares(
+        self, bundle: Bundle, batch: PromptBatch, options: Mapping[str, Any] | None = None
+    ) -> dict[str, float | None]:
+        from vitcop.export.runtimes.tensorrt.layers import selector_share
+        from vitcop.export.runtimes.tensorrt.network import load_graph, vitcop_nodes
+
+        runner = self.runner(bundle, options)
+        runner.prefill(batch)  # The first run warms up and does not count.
+        times: dict[str, dict[str, float]] = {"vision": {}, "prefill": {}}
+        for part in times:
+            runner.profile(part, times[part])
+        for _ in range(_REPEATS):
+            runner.prefill(batch)
+        return {
+            part: selector_share(found, vitcop_nodes(load_graph(bundle.graph(part)))) for part, found in times.items()
+        }
+
+    def versions(self) -> dict[str, str]:
+        return installed_versions(("tensorrt",))
+
+
+TARGET = TensorRtTarget()

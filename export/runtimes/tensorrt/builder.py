@@ -1,0 +1,252 @@
+"""Building TensorRT engines of a bundle: vision, prefill and decode, with their sidecar, in one folder written at once.
+
+Not run on a real TensorRT yet (docs/tensorrt.md keeps the list).
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitcop.export.bundle import GRAPHS, Bundle
+from vitcop.export.bundle.hashing import sha256_of_file, sha256_of_json
+from vitcop.export.bundle.versions import installed_versions
+from vitcop.export.runtimes.base import EngineInfo
+from vitcop.export.runtimes.tensorrt.decode_graph import Cut, cut_attention
+from vitcop.export.runtimes.tensorrt.estimate import free_host_memory
+from vitcop.export.runtimes.tensorrt.installation import load_tensorrt, make_runtime, need_gpu, register_plugin
+from vitcop.export.runtimes.tensorrt.kv_cache import KvForm, aliases, input_shapes, join, kv_form
+from vitcop.export.runtimes.tensorrt.layers import check_plugin_layers, engine_layers, layer_names
+from vitcop.export.runtimes.tensorrt.network import (
+    check_creators,
+    load_graph,
+    make_builder,
+    make_logger,
+    make_network,
+    parse,
+)
+from vitcop.export.runtimes.tensorrt.options import TensorRtOptions
+from vitcop.export.runtimes.tensorrt.preparation import Preparation, plugin_library, prepare
+from vitcop.export.runtimes.tensorrt.profiles import Profile
+from vitcop.export.runtimes.tensorrt.settings import add_profile, configure, save_timing_cache
+from vitcop.export.runtimes.tensorrt.sidecar import NAME, MachineFacts, make_sidecar
+from vitcop.plugins.errors import InputError
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+_KEY_LENGTH = 16
+
+
+def build(bundle: Bundle, options: TensorRtOptions | None = None) -> EngineInfo:
+    """Build the engines into `engines/tensorrt/<key>/`; the same inputs on the same machine reuse them.
+
+    Raises:
+        InputError: the bundle does not fit TensorRT, TensorRT refuses a graph, or a plugin is not in a built engine.
+        MissingError: TensorRT, a GPU, the plugin library or memory is missing.
+    """
+    options = options or TensorRtOptions()
+    prepared = prepare(bundle, options)
+    load_tensorrt()
+    torch = need_gpu()
+    plugin = plugin_library(prepared.needs_plugin)
+    form = kv_form(options.kv_cache)
+    machine = MachineFacts.here(plugin)
+    inputs = engine_inputs(bundle, options, prepared, form, machine)
+    key = sha256_of_json(inputs)[:_KEY_LENGTH]
+    home = bundle.engines_folder / "tensorrt"
+    path = home / key
+    there = _read(path)
+    if there and there.get("inputs") == inputs:
+        reason = f"reused engine {key}: graphs, weights, options, versions and machine are the same"
+        return EngineInfo(target="tensorrt", key=key, path=path, reused=True, reason=reason, sidecar=there)
+    prepared.memory.check(
+        host=free_host_memory(),
+        device=torch.cuda.mem_get_info()[0],
+        streaming=options.weight_streaming,
+        where=str(bundle.path),
+    )
+    reason = _why(home, inputs)
+    with _staging(home, key) as staging:
+        maker = EngineMaker(bundle, options, prepared, form, plugin)
+        graphs = {part: maker.make(part, staging) for part in GRAPHS}
+        kv = {"form": form, "capacities": list(prepared.capacities), "aliases": dict(aliases(maker.cuts))}
+        sidecar = make_sidecar(key, inputs, machine, graphs=graphs, kv=kv)
+        (staging / NAME).write_text(json.dumps(sidecar, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        shutil.rmtree(path, ignore_errors=True)
+        try:
+            os.rename(staging, path)
+        except OSError:
+            # Another build of the same key may have been faster; its engines are as good.
+            if (_read(path) or {}).get("inputs") != inputs:
+                raise
+    return EngineInfo(target="tensorrt", key=key, path=path, reused=False, reason=reason, sidecar=sidecar)
+
+
+class EngineMaker:
+    """Makes one engine after another; TensorRT's builder, its log and the timing cache are shared.
+
+    Args:
+        form: of the KV caches.
+        plugin: the plugin library, or None where no graph needs it.
+    """
+
+    def __init__(
+        self, bundle: Bundle, options: TensorRtOptions, prepared: Preparation, form: KvForm, plugin: Path | None
+    ) -> None:
+        import tensorrt as trt
+
+        self.bundle, self.options, self.prepared, self.form, self.plugin = bundle, options, prepared, form, plugin
+        self.cuts: tuple[Cut, ...] = ()
+        self.logger = make_logger()
+        self.builder: trt.Builder = make_builder(self.logger)
+        registry: trt.IPluginRegistry = trt.get_plugin_registry()
+        if plugin is not None:
+            register_plugin(registry, str(plugin))
+        for nodes in prepared.nodes.values():
+            check_creators(registry, nodes, plugin)
+
+    def make(self, part: str, folder: Path) -> dict[str, Any]:
+        """Build one graph's engine into `folder`; returns its row of the sidecar."""
+        import tensorrt as trt
+
+        source = self._source(part, folder)
+        model = load_graph(source)
+        in_place = part == "decode" and self.form != "plain"
+        if in_place:
+            self.cuts = cut_attention(model)
+        network = make_network(self.builder)
+        # The parser holds the weights until the engine is built.
+        parser = parse(network, self.logger, model, source)
+        if in_place:
+            join(network, self.cuts, self.prepared.capacities, self.form)
+        config = configure(self.builder, self.options, self.plugin)
+        add_profile(self.builder, config, network, self._shapes(part))
+        plan = self.builder.build_serialized_network(network, config)
+        del parser
+        if plan is None:
+            raise InputError(f"{self.bundle.graph(part)}: TensorRT could not build an engine; see its messages above")
+        if self.options.timing_cache is not None:
+            save_timing_cache(config, Path(self.options.timing_cache))
+        path = folder / f"{part}.plan"
+        path.write_bytes(memoryview(plan))
+        runtime = make_runtime(self.logger, self.options.for_key(), None)
+        engine: trt.ICudaEngine = runtime.deserialize_cuda_engine(path.read_bytes())
+        if engine is None:
+            raise InputError(f"{self.bundle.graph(part)}: the engine that was built cannot be read back")
+        report = engine_layers(engine)
+        nodes = self.prepared.nodes[part]
+        check_plugin_layers(report, nodes, str(self.bundle.graph(part)))
+        if self.options.layer_info:
+            text = json.dumps(report, indent=2, sort_keys=True)
+            (folder / f"{part}.layers.json").write_text(text + "\n", encoding="utf-8")
+        if source.parent == folder:
+            self._forget(source, model)
+        return {
+            "plan": path.name,
+            "sha256": sha256_of_file(path),
+            "bytes": path.stat().st_size,
+            "num_layers": len(layer_names(report)),
+            "plugin_layers": [node.name for node in nodes if node.plugin],
+            "device_memory_bytes": engine.device_memory_size_v2,
+            "tensors": tensor_table(engine),
+        }
+
+    def _source(self, part: str, folder: Path) -> Path:
+        """The graph in the type that is built: the bundle's own, or converted into the staging folder."""
+        source = self.bundle.graph(part)
+        if not self.prepared.converted:
+            return source
+        from vitcop.export.runtimes.tensorrt.precision import convert_graph
+
+        destination = folder / source.name
+        convert_graph(source, destination, self.prepared.dtype)
+        return destination
+
+    def _forget(self, source: Path, model: Any) -> None:
+        """Remove a converted graph and the weights that were written for it: the engine holds them now."""
+        from onnx import TensorProto
+
+        names = {source.name}
+        for tensor in model.graph.initializer:
+            if tensor.data_location == TensorProto.EXTERNAL:
+                names |= {entry.value for entry in tensor.external_data if entry.key == "location"}
+        for name in names:
+            (source.parent / name).unlink(missing_ok=True)
+
+    def _shapes(self, part: str) -> Mapping[str, Profile]:
+        own = self.prepared.profiles[part]
+        if part != "decode" or self.form == "plain":
+            return own
+        batches = [shape[0] for shape in (own["input_ids"].min, own["input_ids"].opt, own["input_ids"].max)]
+        facts = self.bundle.manifest.architecture
+        added = input_shapes(self.cuts, self.prepared.capacities, self.form, facts)
+        made = {
+            name: Profile(*(tuple(batch if size is None else size for size in shape) for batch in batches))
+            for name, shape in added.items()
+        }
+        return {"input_ids": own["input_ids"], "position_ids": own["position_ids"], **made}
+
+
+def tensor_table(engine: "trt.ICudaEngine") -> dict[str, Any]:
+    """Every input and output of an engine: [direction, type, shape with -1 for what varies]."""
+    import tensorrt as trt
+
+    table = {}
+    for index in range(engine.num_io_tensors):
+        name = engine.get_tensor_name(index)
+        side = "input" if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT else "output"
+        table[name] = [side, engine.get_tensor_dtype(name).name, list(engine.get_tensor_shape(name))]
+    return table
+
+
+def engine_inputs(
+    bundle: Bundle, options: TensorRtOptions, prepared: Preparation, form: KvForm, machine: MachineFacts
+) -> dict[str, Any]:
+    """All that the engines depend on; their key is its hash."""
+    return {
+        "schedule": bundle.manifest.schedule_hash,
+        "graphs": {part: bundle.graph_hash(part) for part in GRAPHS},
+        "weights": {record.name: record.sha256 for record in bundle.manifest.weights.files},
+        "options": options.for_key(),
+        "dtype": prepared.dtype,
+        "kv_form": form,
+        "profiles": {
+            part: {name: [list(shape.min), list(shape.opt), list(shape.max)] for name, shape in shapes.items()}
+            for part, shapes in prepared.profiles.items()
+        },
+        "machine": asdict(machine),
+        "versions": installed_versions(("vitcop",)),
+    }
+
+
+@contextmanager
+def _staging(home: Path, key: str) -> Iterator[Path]:
+    """A folder under a temporary name; what is still in it afterwards is removed."""
+    staging = home / f".{key}.partial-{os.getpid()}"
+    staging.mkdir(parents=True, exist_ok=True)
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    try:
+        data = json.loads((folder / NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def _why(home: Path, inputs: dict[str, Any]) -> str:
+    """Why engines are built: what differs from those that are there."""
+    others = [found for path in sorted(home.glob("*/" + NAME)) if (found := _read(path.parent))]
+    differing = [[name for name in inputs if other.get("inputs", {}).get(name) != inputs[name]] for other in others]
+    if not differing:
+        return "built: no engine of this target was there"
+    return f"built: {', '.join(min(differing, key=len)) or NAME} differ from the engines that were there"

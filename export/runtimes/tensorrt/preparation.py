@@ -1,0 +1,105 @@
+"""Everything about a build that needs no TensorRT: is the bundle fit, are the graphs, which shapes, how much memory."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitcop.export.bundle import GRAPHS, Bundle
+from vitcop.export.runtimes.tensorrt.estimate import GIB, Estimate, estimate, weight_bytes
+from vitcop.export.runtimes.tensorrt.network import VitcopNode, load_graph, vitcop_nodes
+from vitcop.export.runtimes.tensorrt.options import PRECISIONS, TensorRtOptions
+from vitcop.export.runtimes.tensorrt.profiles import Profile, cache_capacities, profiles_for
+from vitcop.plugins.errors import InputError
+
+if TYPE_CHECKING:
+    import onnx
+
+RELEASES = ("10.15", "11")
+"""What the static check holds graphs against: a bundle should build on any TensorRT that vitcop supports."""
+_SHOWN = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """What a build starts from.
+
+    Args:
+        dtype: "float32", "float16" or "bfloat16", what the engines compute in.
+        converted: whether that is another type than the graphs'.
+        profiles: shapes of every input of every graph.
+        capacities: KV length of each layer group at its fullest.
+        nodes: vitcop's nodes of each graph.
+        memory: the estimate.
+    """
+
+    dtype: str
+    converted: bool
+    profiles: Mapping[str, Mapping[str, Profile]]
+    capacities: tuple[int, ...]
+    nodes: Mapping[str, tuple[VitcopNode, ...]]
+    memory: Estimate
+
+    @property
+    def needs_plugin(self) -> bool:
+        """Whether any graph has a node that the plugin takes."""
+        return any(node.plugin for nodes in self.nodes.values() for node in nodes)
+
+
+def prepare(bundle: Bundle, options: TensorRtOptions) -> Preparation:
+    """Check a bundle for TensorRT and work out shapes and memory. Raises InputError that says what does not fit."""
+    if bundle.manifest.weights.mode != "copied":
+        raise InputError(
+            f"{bundle.path}: its weights lie in the model folder, where TensorRT does not look for them; export it "
+            "with --copy-weights (recipe: export.copy_weights: true)"
+        )
+    own = bundle.manifest.architecture.dtype
+    dtype = PRECISIONS[options.precision] if options.precision else own
+    if options.strip and dtype != own:
+        raise InputError(
+            f"strip with precision {options.precision}: a stripped engine takes its weights from the bundle again, and "
+            f"they are {own}; leave one of the two out"
+        )
+    profiles = profiles_for(bundle, options.limits)
+    capacities = cache_capacities(bundle, options.limits)
+    graphs = {part: load_graph(bundle.graph(part)) for part in GRAPHS}
+    problems = [line for part in GRAPHS for line in operator_problems(graphs[part], part)]
+    if problems:
+        more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        shown = "\n  ".join(problems[:_SHOWN])
+        raise InputError(f"{bundle.path}: TensorRT's parser does not take these nodes:\n  {shown}{more}")
+    tokens = profiles["prefill"]["input_ids"].max[1]
+    return Preparation(
+        dtype=dtype,
+        converted=dtype != own,
+        profiles=profiles,
+        capacities=capacities,
+        nodes={part: vitcop_nodes(model) for part, model in graphs.items()},
+        memory=estimate(
+            {part: weight_bytes(model, dtype) for part, model in graphs.items()},
+            bundle.manifest.architecture,
+            bundle.schedule,
+            dtype=dtype,
+            batch=options.limits.max_batch,
+            tokens=tokens,
+            capacities=capacities,
+            workspace=int(options.workspace * GIB) if options.workspace is not None else None,
+        ),
+    )
+
+
+def operator_problems(model: "onnx.ModelProto", part: str) -> list[str]:
+    """The static check against the parser's tables of operators, one line for each node that is outside of one."""
+    from vitcop.export.runtimes.tensorrt.operator_check import check_operators
+
+    return [f"{part}, {release}: {finding}" for release in RELEASES for finding in check_operators(model, release)]
+
+
+def plugin_library(needed: bool) -> Path | None:
+    """The built plugin library, or None where no graph needs one or none is built."""
+    if not needed:
+        return None
+    from vitcop.plugins.tensorrt.paths import plugin_path
+
+    found: Any = plugin_path()
+    return Path(found) if found is not None and Path(found).is_file() else None
