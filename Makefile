@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT := out
 
-.PHONY: demo test soak kernels plugin lint bench train gpu-check clean
+.PHONY: demo test soak kernels plugin lint bench train gpu-check trt-check clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -58,6 +58,13 @@ train: $(VENV)/.installed
 # packages are found through links in build/path instead of an installation.
 gpu-check: build/path
 	PYTHONPATH=$(CURDIR)/build/path $(PYTHON) benchmarks/gpu_check.py
+
+# On a machine with an NVIDIA GPU and TensorRT, after `make plugin`. Uses the python at hand, as gpu-check does; the
+# samples need scikit-learn.
+trt-check:
+	mkdir -p build/path/vitcop
+	for package in plugins calibrate export pipeline; do ln -sfn $(CURDIR)/$$package build/path/vitcop/$$package; done
+	PYTHONPATH=$(CURDIR)/build/path $(PYTHON) benchmarks/trt_check.py
 
 clean:
 	rm -rf $(OUT) $(VENV) build *.egg-info examples/shapes_vqa/data

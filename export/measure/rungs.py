@@ -58,7 +58,7 @@ def open_rungs(
 
     manifest = bundle.manifest
     checkpoint = open_original(bundle, model_dir)
-    model, _, family = load_model(checkpoint, device=device, dtype=manifest.architecture.dtype, attn=attn)
+    model, _, family = load_model(checkpoint, device=device, dtype=engine_dtype(engine, bundle), attn=attn)
     schedule = bundle.schedule
     runners: dict[str, Runner] = {
         ORIGINAL: OriginalRunner(model, family),
@@ -75,6 +75,12 @@ def open_rungs(
         family=family,
         eos_ids=manifest.architecture.eos_token_ids,
     )
+
+
+def engine_dtype(engine: Any, bundle: Bundle) -> str:
+    """The float type that an engine computes in: the bundle's, where it was not built in another. PyTorch is run in the
+    same, so that export loss is an error of the engine and not the price of a shorter type."""
+    return getattr(engine, "dtype", bundle.manifest.architecture.dtype)
 
 
 def open_original(bundle: Bundle, model_dir: Path | None) -> "Checkpoint":

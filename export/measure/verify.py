@@ -23,7 +23,7 @@ from vitcop.export.measure.gates import (
 )
 from vitcop.export.measure.losses import ExportLoss, LogitLoss
 from vitcop.export.measure.machine import MEASURED_PACKAGES
-from vitcop.export.measure.rungs import ENGINE, ORIGINAL, PRUNED, Rungs, open_rungs
+from vitcop.export.measure.rungs import ENGINE, ORIGINAL, PRUNED, Rungs, engine_dtype, open_rungs
 from vitcop.export.measure.score_tables import score_tables
 from vitcop.export.measure.task_scores import Metric, metric_of
 from vitcop.export.measure.verification import Verification
@@ -85,7 +85,8 @@ def verify(
     )
     from vitcop.calibrate.samples import batches, samples_digest
 
-    schedule_loss, export_loss, by_id = LogitLoss(), ExportLoss(bundle.schedule, bundle.manifest.architecture.dtype), {}
+    dtype = engine_dtype(rungs.runners[ENGINE], bundle)
+    schedule_loss, export_loss, by_id = LogitLoss(), ExportLoss(bundle.schedule, dtype), {}
     progress.start(len(samples), "verify")
     for members, batch in batches(samples, rungs.processor, rungs.family, batch_size):
         rows = _run_batch(rungs, members, batch, max_new_tokens, score, schedule_loss, export_loss)
@@ -108,7 +109,7 @@ def verify(
     }
     digest = samples_digest(samples)
     scores = score_tables(rows, groups, seed=seed)
-    results = _hold_gates(gates, bundle, export_loss, scores, num_groups=_count_scored(rows, groups))
+    results = _hold_gates(gates, bundle, export_loss, scores, dtype=dtype, num_groups=_count_scored(rows, groups))
     if baseline is not None:
         results += baseline_gates(rows, baseline, groups, digest=digest, settings=settings, seed=seed)
     manifest = bundle.manifest
@@ -118,7 +119,7 @@ def verify(
             "config_hash": manifest.config_hash,
             "schedule_hash": manifest.schedule_hash,
             "family": manifest.family,
-            "dtype": manifest.architecture.dtype,
+            "dtype": dtype,
             "budget": bundle.schedule.budget(manifest.architecture.num_visual),
             "target": target,
         },
@@ -197,10 +198,10 @@ def _count_scored(rows: Sequence[Mapping[str, Any]], groups: Sequence[Hashable])
 
 
 def _hold_gates(
-    gates: Gates, bundle: Bundle, export_loss: ExportLoss, scores: dict[str, Any], *, num_groups: int
+    gates: Gates, bundle: Bundle, export_loss: ExportLoss, scores: dict[str, Any], *, dtype: str, num_groups: int
 ) -> list[GateResult]:
     """The gates of a bundle on its own, without a baseline."""
-    rows, dtype = export_loss.rows, bundle.manifest.architecture.dtype
+    rows = export_loss.rows
     return [
         at_most("logit_deviation", export_loss.logits.worst, gates.logit_limit(dtype)),
         layer_gate(export_loss.layer_deviation, gates.layer_limit(dtype)),

@@ -31,7 +31,7 @@ def make_run(bundle, form, capacities=CAPACITIES, **settings):
         session = HostSession(model, stream, bundle.path)
         settings = {"use_graph": True} | settings
         decoder = InPlaceDecoder(session, bundle, buffers, form=form, capacities=capacities, **settings)
-    return EngineRun(bundle, vision, prefill, decoder, stream)
+    return EngineRun(bundle, vision, prefill, decoder, stream, dtype="float32")
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,9 @@ from vitcop.export.runtimes.tensorrt.network import (
     make_network,
     unsupported_nodes,
 )
+from vitcop.export.runtimes.tensorrt.operator_table import RELEASES
 from vitcop.export.runtimes.tensorrt.options import TensorRtOptions
-from vitcop.export.runtimes.tensorrt.preparation import RELEASES, plugin_library, prepare
+from vitcop.export.runtimes.tensorrt.preparation import plugin_library, prepare
 from vitcop.plugins.errors import MissingError
 
 

@@ -39,14 +39,18 @@ class EngineRun:
         vision, prefill: its engines.
         decoder: the decode engine in its form of caches.
         stream: what everything runs on.
+        dtype: float type that the engines compute in: "float32", "float16" or "bfloat16".
     """
 
     name = "tensorrt"
 
-    def __init__(self, bundle: Bundle, vision: Session, prefill: Session, decoder: Decoder, stream: Stream) -> None:
+    def __init__(
+        self, bundle: Bundle, vision: Session, prefill: Session, decoder: Decoder, stream: Stream, *, dtype: str
+    ) -> None:
         self.bundle, self.schedule, self.stream, self.device = bundle, bundle.schedule, stream, stream.device
         self._vision, self._prefill, self._decoder = vision, prefill, decoder
         self._carried = (*plane_names(bundle.manifest.architecture.num_planes), *carried_tensors(self.schedule))
+        self.dtype = dtype
         self._serial = 0
 
     def prefill(self, batch: PromptBatch) -> Prefill:

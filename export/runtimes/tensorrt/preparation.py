@@ -15,8 +15,6 @@ from vitcop.plugins.errors import InputError
 if TYPE_CHECKING:
     import onnx
 
-RELEASES = ("10.15", "11")
-"""What the static check holds graphs against: a bundle should build on any TensorRT that vitcop supports."""
 _SHOWN = 8
 
 
@@ -55,6 +53,11 @@ def prepare(bundle: Bundle, options: TensorRtOptions) -> Preparation:
         )
     own = bundle.manifest.architecture.dtype
     dtype = PRECISIONS[options.precision] if options.precision else own
+    if dtype == "float32" and own != dtype:
+        raise InputError(
+            f"{bundle.path}: its weights are {own}, and graphs are converted to half types only; leave precision=fp32 "
+            "out"
+        )
     if options.strip and dtype != own:
         raise InputError(
             f"strip with precision {options.precision}: a stripped engine takes its weights from the bundle again, and "
@@ -89,8 +92,10 @@ def prepare(bundle: Bundle, options: TensorRtOptions) -> Preparation:
 
 
 def operator_problems(model: "onnx.ModelProto", part: str) -> list[str]:
-    """The static check against the parser's tables of operators, one line for each node that is outside of one."""
+    """The static check against the parser's tables of operators, one line for each node that is outside of one: a
+    bundle should build on any TensorRT that vitcop supports."""
     from vitcop.export.runtimes.tensorrt.operator_check import check_operators
+    from vitcop.export.runtimes.tensorrt.operator_table import RELEASES
 
     return [f"{part}, {release}: {finding}" for release in RELEASES for finding in check_operators(model, release)]
 

@@ -55,7 +55,8 @@ class TensorRTRunner(EngineRun):
                 for part in GRAPHS
             }
             decoder = self._decoder_of(bundle, buffers, options)
-        super().__init__(bundle, self._sessions["vision"], self._sessions["prefill"], decoder, stream)
+        dtype = self.sidecar["inputs"]["dtype"]
+        super().__init__(bundle, self._sessions["vision"], self._sessions["prefill"], decoder, stream, dtype=dtype)
 
     def profile(self, part: str, times: dict[str, float]) -> None:
         """From now on, add the milliseconds of each layer of a graph to `times`. Slows the engine down."""
