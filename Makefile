@@ -61,9 +61,7 @@ gpu-check: build/path
 
 # On a machine with an NVIDIA GPU and TensorRT, after `make plugin`. Uses the python at hand, as gpu-check does; the
 # samples need scikit-learn.
-trt-check:
-	mkdir -p build/path/vitcop
-	for package in plugins calibrate export pipeline; do ln -sfn $(CURDIR)/$$package build/path/vitcop/$$package; done
+trt-check: build/path
 	PYTHONPATH=$(CURDIR)/build/path $(PYTHON) benchmarks/trt_check.py
 
 clean:

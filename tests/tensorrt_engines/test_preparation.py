@@ -190,6 +190,19 @@ def test_selector_share():
     assert selector_share(times, NODES) is None and selector_share({"a": 1.0}, NODES[:1]) is None
 
 
+def test_every_attention_may_be_taken_apart(bundle):
+    from vitcop.export.runtimes.tensorrt.network import load_graph, parser_bytes
+
+    for part in ("vision", "prefill", "decode"):
+        model = load_graph(bundle.graph(part))
+        found = onnx.load_from_string(parser_bytes(model))
+        attentions = [node for node in found.graph.node if node.op_type == "Attention"]
+        assert attentions
+        for node in attentions:
+            assert {item.name: item.i for item in node.attribute}["TRT_decomposable"] == 1
+        assert all(item.name != "TRT_decomposable" for node in model.graph.node for item in node.attribute)
+
+
 def test_nodes_without_a_name_get_one(bundle, tmp_path):
     from vitcop.export.runtimes.tensorrt.network import load_graph
 

@@ -146,14 +146,15 @@ def _trace(out: Mapping[str, torch.Tensor], index: int) -> DropTrace:
     assignment = out.get(f"assignment_{index}")
     return DropTrace(
         kept_visual=_host(out[f"kept_visual_{index}"]),
-        assignment=None if assignment is None else assignment.float().cpu().numpy(),
+        assignment=None if assignment is None else assignment.to("cpu", torch.float32, copy=True).numpy(),
     )
 
 
 def _host(index: torch.Tensor) -> np.ndarray:
-    return index.long().cpu().numpy()
+    return index.to("cpu", torch.int64, copy=True).numpy()
 
 
 def _host_logits(logits: torch.Tensor) -> np.ndarray:
-    """[B,1,vocab] on the device -> fp32 [B,vocab] on the host; waits for the stream."""
-    return logits[:, -1].float().cpu().numpy()
+    """[B,1,vocab] on the device -> fp32 [B,vocab] on the host; waits for the stream. A copy in any case: the next step
+    writes into the same memory."""
+    return logits[:, -1].to("cpu", torch.float32, copy=True).numpy()

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitcop.export.bundle import Bundle
 from vitcop.export.runtimes.tensorrt.decode_graph import cut_attention
-from vitcop.export.runtimes.tensorrt.network import load_graph, one_line
+from vitcop.export.runtimes.tensorrt.network import load_graph, one_line, parser_bytes
 from vitcop.plugins.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def refitting(
             cut_attention(model)
         refitter = trt.Refitter(engine, logger)
         reader = trt.OnnxParserRefitter(refitter, logger)
-        if not reader.refit_from_bytes(model.SerializeToString(), path=str(source)):
+        if not reader.refit_from_bytes(parser_bytes(model), path=str(source)):
             error: trt.ParserError | None = reader.get_error(0) if reader.num_errors else None
             reason = one_line(error.desc()) if error is not None else "no reason given"
             raise InputError(f"{source}: its weights do not fit the stripped engine ({reason}); build it again")
