@@ -8,10 +8,16 @@ from typing import TYPE_CHECKING, Any
 from vitcop.pipeline.console import Console
 from vitcop.pipeline.inspection import table
 from vitcop.pipeline.partial import write_text
-from vitcop.plugins.errors import InputError
+from vitcop.plugins.errors import InputError, MissingError
 
 if TYPE_CHECKING:
+    from vitcop.calibrate.samples import Sample
+    from vitcop.export.bundle import Bundle
     from vitcop.export.measure import GateResult, Verification
+    from vitcop.export.runtimes import Target
+
+_EXPORT_GATES = ("logit_deviation", "layer_deviation", "kept_differing", "answers_differing")
+"""Gates on what the engine itself gets wrong."""
 
 
 def verify(
@@ -88,7 +94,27 @@ def verify(
         )
     if out is not None:
         write_text(Path(out), found.to_json())
+    if any(gate.passed is False and gate.name in _EXPORT_GATES for gate in found.gates):
+        _locate(opened, open_target(target), samples[:1], console)
     return found
+
+
+def _locate(bundle: "Bundle", target: "Target", samples: "Sequence[Sample]", console: Console) -> None:
+    """Say where the engine parts from its graph, on targets that can look into their engines."""
+    look = getattr(target, "locate_export_loss", None)
+    if look is None:
+        return
+    from vitcop.calibrate.loading import load_processor
+    from vitcop.calibrate.samples import batches
+    from vitcop.pipeline.preflight import family_in
+
+    _, batch = next(iter(batches(samples, load_processor(bundle.processor_folder), family_in(bundle.path), 1)))
+    try:
+        lines = look(bundle, batch) if batch.num_visual else ["the first sample has no image"]
+    except MissingError as missing:
+        lines = [str(missing)]
+    for line in lines:
+        console.note(f"export loss: {line}")
 
 
 def gate_table(gates: "Sequence[GateResult]") -> str:

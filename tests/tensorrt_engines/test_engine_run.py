@@ -119,3 +119,11 @@ def test_buffers_are_used_again_and_grow():
     assert buffers.view("b", (2, 3), torch.float32).data_ptr() != first.data_ptr()
     assert buffers.view("a", (1000,), torch.float32).shape == (1000,)
     assert buffers.view("empty", (2, 0), torch.float32).numel() == 0
+
+
+def test_verify_runs_pytorch_in_the_type_of_the_engine(bundle, reference):
+    from vitcop.export.measure.rungs import engine_dtype
+
+    run = make_run(bundle, "plain")
+    run.dtype = "float16"
+    assert engine_dtype(run, bundle) == "float16" and engine_dtype(reference, bundle) == "float32"

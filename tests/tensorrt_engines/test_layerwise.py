@@ -47,3 +47,38 @@ def test_polygraphy_runs_a_marked_graph(bundle, make_batch):
         second.name = "again"
         ours, theirs = layerwise.run_both([first, second], feeds)
     assert first_gap(gaps_between(ours, theirs, watched)) is None
+
+
+def test_the_inputs_of_both_graphs(bundle, make_batch):
+    feeds = layerwise.prompt_feeds(bundle, make_batch(2))
+    for part, given in feeds.items():
+        model = onnx.load(bundle.graph(part), load_external_data=False)
+        assert set(given) == {item.name for item in model.graph.input}
+        for item in model.graph.input:
+            assert given[item.name].ndim == len(item.type.tensor_type.shape.dim)
+
+
+def test_verify_says_where_an_engine_parts(bundle, monkeypatch, tmp_path):
+    """On a failed gate of the engine, and only where the target can look."""
+    from types import SimpleNamespace
+
+    from PIL import Image
+
+    from vitcop.calibrate.samples import load_samples
+    from vitcop.pipeline.steps import verify
+
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "a.png")
+    (tmp_path / "a.jsonl").write_text('{"id": "1", "images": ["a.png"], "prompt": "what ?"}\n')
+    samples, notes = load_samples(tmp_path / "a.jsonl"), []
+    console = SimpleNamespace(note=notes.append)
+    verify._locate(bundle, SimpleNamespace(), samples, console)
+    assert notes == []
+    target = SimpleNamespace(locate_export_loss=lambda bundle, batch: [f"vision: {batch.num_visual} tokens"])
+    verify._locate(bundle, target, samples, console)
+    assert notes == ["export loss: vision: 16 tokens"]
+
+    def missing(bundle, batch):
+        raise MissingError("no polygraphy here")
+
+    verify._locate(bundle, SimpleNamespace(locate_export_loss=missing), samples, console)
+    assert notes[1:] == ["export loss: no polygraphy here"]

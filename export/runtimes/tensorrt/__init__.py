@@ -65,6 +65,14 @@ class TensorRtTarget:
             part: selector_share(found, vitcop_nodes(load_graph(bundle.graph(part)))) for part, found in times.items()
         }
 
+    def locate_export_loss(self, bundle: Bundle, batch: PromptBatch) -> list[str]:
+        """Where the engine parts from its graph, for people. Raises MissingError without polygraphy or TensorRT."""
+        from vitcop.export.runtimes.tensorrt.installation import load_tensorrt
+        from vitcop.export.runtimes.tensorrt.layerwise import locate_export_loss
+
+        load_tensorrt()
+        return locate_export_loss(bundle, batch)
+
     def versions(self) -> dict[str, str]:
         return installed_versions(("tensorrt",))
 

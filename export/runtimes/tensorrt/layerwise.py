@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vitcop.calibrate.prompt import PromptBatch
 from vitcop.export.bundle import Bundle
+from vitcop.export.bundle.contract import carried_tensors, plane_names
 from vitcop.export.runtimes.tensorrt.network import load_graph
 from vitcop.plugins.errors import MissingError
 
@@ -61,6 +63,36 @@ def tensor_gaps(bundle: Bundle, part: str, feeds: Mapping[str, np.ndarray]) -> l
     with marked_graph(bundle, part) as (path, watched):
         reference, found = run_both([onnxruntime_runner(path), tensorrt_runner(path, feeds)], feeds)
     return gaps_between(reference, found, watched)
+
+
+def locate_export_loss(bundle: Bundle, batch: PromptBatch) -> list[str]:
+    """For people: in each graph, the first tensor that TensorRT computes otherwise, and by how much."""
+    lines = []
+    for part, feeds in prompt_feeds(bundle, batch).items():
+        gap = first_gap(tensor_gaps(bundle, part, feeds))
+        if gap is None:
+            lines.append(f"{part}: every watched tensor agrees with ONNX Runtime, in the graph's own type")
+        else:
+            lines.append(
+                f"{part}: {gap.name} ({gap.op}) is the first to part: {gap.deviation:.3g} where values reach "
+                f"{gap.magnitude:.3g}, in the graph's own type"
+            )
+    return lines
+
+
+def prompt_feeds(bundle: Bundle, batch: PromptBatch) -> dict[str, dict[str, np.ndarray]]:
+    """Inputs of "vision" and "prefill" for one batch; what passes between the two comes from ONNX Runtime."""
+    from vitcop.export.runtimes.onnxruntime import OnnxRuntimeOptions
+    from vitcop.export.runtimes.onnxruntime.sessions import GraphSession
+
+    session = GraphSession(bundle, "vision", OnnxRuntimeOptions())
+    feeds = {name: batch.vision_inputs[name] for name in session.inputs}
+    seen = session.run(feeds)
+    short = batch.after_vision(seen["kept_patches"]) if "kept_patches" in seen else batch
+    names = ("input_ids", "attention_mask", "position_ids", "visual_index")
+    carried = (*plane_names(bundle.manifest.architecture.num_planes), *carried_tensors(bundle.schedule))
+    prefill = {name: getattr(short, name) for name in names} | {name: seen[name] for name in carried}
+    return {"vision": feeds, "prefill": prefill}
 
 
 @contextmanager
