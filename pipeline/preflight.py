@@ -47,7 +47,9 @@ def check_recipe(recipe: Recipe, digests: Digests) -> Checked:
     from vitcop.export.runtimes import open_target
 
     checkpoint = Checkpoint.open(recipe.model)
-    open_target(recipe.build.target)
+    check_target = getattr(open_target(recipe.build.target), "check", None)
+    if check_target is not None:
+        check_target(recipe.target_options, copied_weights=recipe.export.copy_weights)
     if recipe.calibrate.schedule is not None:
         load_schedule(recipe.calibrate.schedule, checkpoint)
     limits = {

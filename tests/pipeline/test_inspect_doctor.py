@@ -110,13 +110,14 @@ def test_doctor_with_a_target_that_this_version_cannot_build(invoke, project, mo
     for name in ("_gpu", "_nvcc"):
         monkeypatch.setattr(f"vitcop.pipeline.doctor.{name}", lambda: "there")
     with (project / "recipe.yaml").open("a") as file:
-        file.write("build:\n  target: tensorrt\n")
+        file.write("build:\n  target: tensorrt-llm\n")
     result = invoke("doctor", "--recipe", project / "recipe.yaml")
     assert result.exit_code == 4
     assert result.stderr.splitlines()[-1] == (
-        "vitcop: error: missing: target tensorrt (this version of vitcop cannot build for it; available: onnxruntime)"
+        "vitcop: error: missing: target tensorrt-llm (this version of vitcop cannot build for it; available: "
+        "onnxruntime, tensorrt)"
     )
-    row = next(line for line in result.stdout.splitlines() if line.startswith("target tensorrt"))
+    row = next(line for line in result.stdout.splitlines() if line.startswith("target tensorrt-llm"))
     assert "MISSING" in row
 
 

@@ -21,6 +21,15 @@ def test_limits_and_options_come_by_plain_names():
     assert not {"timing_cache", "cuda_graph", "device", "given", "limits"} & set(found.for_key())
 
 
+def test_a_recipe_is_checked_before_anything_runs():
+    target = open_target("tensorrt")
+    target.check({"max_batch": 2}, copied_weights=True)
+    with pytest.raises(InputError, match="export.copy_weights: true"):
+        target.check({}, copied_weights=False)
+    with pytest.raises(InputError, match="no option 'max_batches'"):
+        target.check({"max_batches": 2}, copied_weights=True)
+
+
 @pytest.mark.parametrize("name", ["fp16", "bf16"])
 def test_a_builder_flag_gets_a_line_of_guidance(name):
     with pytest.raises(InputError, match=f"no builder flag for {name}.*precision={name}") as refused:
@@ -47,6 +56,7 @@ def test_a_builder_flag_gets_a_line_of_guidance(name):
         ({"layer_info": "yes"}, "true or false"),
         ({"timing_cache": 3}, "file name"),
         ({"strip": True}, "refit=identical"),
+        ({"serialize_plugin": True}, "version_compatible=true"),
         ({"weight_streaming_budget": 2}, "weight_streaming=true"),
     ],
 )

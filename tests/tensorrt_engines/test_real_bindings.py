@@ -83,3 +83,39 @@ def test_a_builder_that_does_not_start_is_told_and_the_tables_answer(environment
 
 def test_this_checkout_is_what_the_processes_import(environment):
     assert ask(environment, "import vitcop.export as e; print(e.__file__)").startswith(str(ROOT))
+
+
+def test_our_plugins_are_found_in_the_real_registry(environment):
+    """Needs a built library, and the lean runtime, whose registry is NVIDIA's own."""
+    from tensorrt_stand_ins import lean_library
+
+    from vitcop.plugins.tensorrt.paths import plugin_path
+
+    release, _ = environment
+    library = plugin_path()
+    if library is None:
+        pytest.skip("no plugin library is built here: make plugin")
+    packages = ROOT / "build" / f"tensorrt-bindings-{release}"
+    if lean_library(packages if packages.is_dir() else None) is None:
+        pytest.skip("tensorrt-lean-cu13-libs of this release is not installed, so there is no registry")
+    code = """
+        import sys
+        from pathlib import Path
+        import tensorrt as trt
+        from vitcop.export.runtimes.tensorrt.installation import register_plugin
+        from vitcop.export.runtimes.tensorrt.network import VitcopNode, check_creators
+        from vitcop.plugins.errors import MissingError
+        from vitcop.plugins.registry import ONNX_OPS
+        registry, library = trt.get_plugin_registry(), Path(sys.argv[1])
+        nodes = [VitcopNode(name=op, op=op, plugin=True) for op in ONNX_OPS]
+        try:
+            check_creators(registry, nodes, None)
+        except MissingError as missing:
+            assert "the plugin library is not built" in str(missing)
+        else:
+            raise AssertionError("creators before the library was loaded")
+        for _ in range(2):
+            register_plugin(registry, str(library))
+        check_creators(registry, nodes, library)
+        """
+    assert ask(environment, code, library) == ""

@@ -98,7 +98,7 @@ def test_the_plugin_library_has_to_be_the_one_it_was_built_with(own):
         in differences(sidecar, replace(HERE, plugin_sha256="b" * 64))[0]
     )
     assert "here no library" in differences(sidecar, HERE)[0]
-    assert differences(write_engine(own, home / "b", built, serialize_plugin=True), HERE) == []
+    assert differences(write_engine(own, home / "b", built, serialize_plugin=True, version_compatible=True), HERE) == []
 
 
 def test_a_changed_plan_and_a_broken_sidecar_are_refused(own):

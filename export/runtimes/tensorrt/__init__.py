@@ -11,6 +11,7 @@ from vitcop.export.bundle import Bundle
 from vitcop.export.bundle.versions import installed_versions
 from vitcop.export.runtimes.base import EngineInfo
 from vitcop.export.runtimes.tensorrt.options import TensorRtOptions
+from vitcop.plugins.errors import InputError
 
 if TYPE_CHECKING:
     from vitcop.export.runtimes.tensorrt.dry_run import DryRun
@@ -31,6 +32,12 @@ class TensorRtTarget:
         from vitcop.export.runtimes.tensorrt.builder import build
 
         return build(bundle, chosen)
+
+    def check(self, options: Mapping[str, Any], *, copied_weights: bool) -> None:
+        """What can be said of a recipe before anything runs. Raises InputError."""
+        TensorRtOptions.of(options)
+        if not copied_weights:
+            raise InputError("target tensorrt reads weights from the bundle alone: set export.copy_weights: true")
 
     def dry_run(self, bundle: Bundle, options: Mapping[str, Any] | None = None) -> "DryRun":
         """What a build would meet, without building."""

@@ -19,7 +19,7 @@ from vitcop.export.runtimes.base import EngineInfo
 from vitcop.export.runtimes.tensorrt.decode_graph import Cut, cut_attention
 from vitcop.export.runtimes.tensorrt.estimate import free_host_memory
 from vitcop.export.runtimes.tensorrt.installation import load_tensorrt, make_runtime, need_gpu, register_plugin
-from vitcop.export.runtimes.tensorrt.kv_cache import KvForm, aliases, input_shapes, join, kv_form
+from vitcop.export.runtimes.tensorrt.kv_cache import KvForm, aliases, check_aliases, input_shapes, join, kv_form
 from vitcop.export.runtimes.tensorrt.layers import check_plugin_layers, engine_layers, layer_names
 from vitcop.export.runtimes.tensorrt.network import (
     check_creators,
@@ -139,6 +139,8 @@ class EngineMaker:
         if engine is None:
             raise InputError(f"{self.bundle.graph(part)}: the engine that was built cannot be read back")
         report = engine_layers(engine)
+        if in_place:
+            check_aliases(engine, aliases(self.cuts), str(self.bundle.graph(part)))
         nodes = self.prepared.nodes[part]
         check_plugin_layers(report, nodes, str(self.bundle.graph(part)))
         if self.options.layer_info:

@@ -94,6 +94,17 @@ def aliases(cuts: Sequence[Cut]) -> Mapping[str, str]:
     return {f"present_{part}_{cut.layer}": f"past_{part}_{cut.layer}" for cut in cuts for part in ("key", "value")}
 
 
+def check_aliases(engine: "trt.ICudaEngine", wanted: Mapping[str, str], where: str) -> None:
+    """Raises InputError where a built engine does not update a cache in the memory of its input."""
+    for output, source in wanted.items():
+        found = engine.get_aliased_input_tensor(output)
+        if found != source:
+            raise InputError(
+                f"{where}: in the built engine {output!r} shares the memory of {found or 'nothing'}, not of "
+                f"{source!r}; use --option kv_cache=plain"
+            )
+
+
 def _bound(form: KvForm, group: int) -> str:
     return f"kv_length_{group}" if form == "lengths" else f"kv_mask_{group}"
 

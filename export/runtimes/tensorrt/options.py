@@ -48,7 +48,7 @@ class TensorRtOptions:
         weight_streaming: an engine whose weights may stay in host memory.
         weight_streaming_budget: GiB of device memory for the weights of each engine when running; None for TensorRT's
             own choice.
-        serialize_plugin: put the plugin library into the engine, so that running needs none.
+        serialize_plugin: put the plugin library into the engine, so that running needs none. Needs version_compatible.
         cuda_graph: decode as one CUDA graph (in-place caches only).
         fp16, bf16: not options but mistakes that come from trtexec; they are answered with what to say instead.
     """
@@ -93,6 +93,8 @@ class TensorRtOptions:
             raise InputError(
                 "strip leaves out the weights, so refit must be identical or any: --option refit=identical"
             )
+        if self.serialize_plugin and not self.version_compatible:
+            raise InputError("serialize_plugin is for version-compatible engines: --option version_compatible=true")
         if self.weight_streaming_budget is not None and not self.weight_streaming:
             raise InputError("weight_streaming_budget needs an engine built with --option weight_streaming=true")
 
