@@ -123,7 +123,8 @@ class EngineMaker:
         # The parser holds the weights until the engine is built.
         parser = parse(network, self.logger, model, source)
         if in_place:
-            join(network, self.cuts, self.prepared.capacities, self.form)
+            facts = self.bundle.manifest.architecture
+            join(network, self.cuts, self.prepared.capacities, self.form, facts)
         config = configure(self.builder, self.options, self.plugin)
         add_profile(self.builder, config, network, self._shapes(part))
         plan = self.builder.build_serialized_network(network, config)

@@ -21,8 +21,9 @@ decode.onnx, and that the bindings have the names and arguments used here.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
+from vitcop.export.bundle import Architecture
 from vitcop.export.runtimes.tensorrt.decode_graph import Cut
 from vitcop.plugins.errors import InputError, MissingError
 
@@ -50,11 +51,14 @@ def kv_form(wanted: str) -> KvForm:
     return "lengths" if has_lengths and hasattr(trt.INetworkDefinition, "add_attention_v2") else "mask"
 
 
-def join(network: "trt.INetworkDefinition", cuts: Sequence[Cut], capacities: Sequence[int], form: KvForm) -> None:
+def join(
+    network: "trt.INetworkDefinition", cuts: Sequence[Cut], capacities: Sequence[int], form: KvForm, facts: Architecture
+) -> None:
     """Put cache updates and attention into a parsed cut graph, in place.
 
     Args:
         capacities: C_g of each layer group.
+        facts: for the heads of keys and values, and their size.
 
     Raises InputError that names the layer where TensorRT refuses one.
     """
@@ -62,9 +66,10 @@ def join(network: "trt.INetworkDefinition", cuts: Sequence[Cut], capacities: Seq
     outputs = {tensor.name: tensor for tensor in _outputs(network)}
     lengths = _length_inputs(network, capacities, form)
     for cut in cuts:
-        capacity, index = capacities[cut.group], lengths[f"write_index_{cut.group}"]
-        keys = _update(network, f"key_{cut.layer}", outputs[cut.new_key], capacity, index)
-        values = _update(network, f"value_{cut.layer}", outputs[cut.new_value], capacity, index)
+        shape = (-1, facts.num_kv_heads, capacities[cut.group], facts.head_dim)
+        index = lengths[f"write_index_{cut.group}"]
+        keys = _update(network, f"key_{cut.layer}", outputs[cut.new_key], shape, index)
+        values = _update(network, f"value_{cut.layer}", outputs[cut.new_value], shape, index)
         query = outputs[cut.query]
         found = _attend(network, query, keys, values, lengths[_bound(form, cut.group)], form)
         if found is None:
@@ -75,7 +80,7 @@ def join(network: "trt.INetworkDefinition", cuts: Sequence[Cut], capacities: Seq
 
 
 def input_shapes(
-    cuts: Sequence[Cut], capacities: Sequence[int], form: KvForm, facts: Any
+    cuts: Sequence[Cut], capacities: Sequence[int], form: KvForm, facts: Architecture
 ) -> dict[str, tuple[int | None, ...]]:
     """Shapes of the inputs that `join` adds; None stands for the batch."""
     shapes: dict[str, tuple[int | None, ...]] = {}
@@ -135,13 +140,12 @@ def _length_inputs(
 
 
 def _update(
-    network: "trt.INetworkDefinition", what: str, new: "trt.ITensor", capacity: int, index: "trt.ITensor"
+    network: "trt.INetworkDefinition", what: str, new: "trt.ITensor", shape: tuple[int, ...], index: "trt.ITensor"
 ) -> "trt.ITensor":
     """The cache of one layer with the new token in it: an output that shares the memory of its input."""
     import tensorrt as trt
 
-    _, heads, _, head_dim = tuple(new.shape)
-    past = network.add_input(f"past_{what}", new.dtype, (-1, heads, capacity, head_dim))
+    past = network.add_input(f"past_{what}", new.dtype, shape)
     if hasattr(network, "add_kv_cache_update"):
         layer: trt.IKVCacheUpdateLayer = network.add_kv_cache_update(past, new, index, trt.KVCacheMode.LINEAR)
         if layer is not None:
