@@ -1,5 +1,6 @@
 """What a build finds out before TensorRT is asked: refusals, exit status, memory, and the dry run without TensorRT."""
 
+import dataclasses
 import json
 import sys
 
@@ -60,6 +61,13 @@ def test_the_command_line_ends_with_status_4(bundle, no_tensorrt):
 def test_weights_that_are_only_referenced_are_refused_with_the_way_out(referenced):
     with pytest.raises(InputError, match="--copy-weights"):
         prepare(referenced, TensorRtOptions())
+
+
+def test_sliding_windows_are_refused(bundle):
+    facts = dataclasses.replace(bundle.manifest.architecture, sliding_layers=(1,))
+    sliding = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, architecture=facts))
+    with pytest.raises(InputError, match="sliding windows.*use --target onnxruntime"):
+        prepare(sliding, TensorRtOptions())
 
 
 def test_a_stripped_engine_needs_the_bundles_own_weights(bundle):

@@ -51,6 +51,11 @@ def prepare(bundle: Bundle, options: TensorRtOptions) -> Preparation:
             f"{bundle.path}: its weights lie in the model folder, where TensorRT does not look for them; export it "
             "with --copy-weights (recipe: export.copy_weights: true)"
         )
+    if bundle.manifest.architecture.sliding_layers:
+        raise InputError(
+            f"{bundle.path}: its language model has layers with sliding windows, which the decode engine of target "
+            "tensorrt does not keep yet; use --target onnxruntime"
+        )
     own = bundle.manifest.architecture.dtype
     dtype = PRECISIONS[options.precision] if options.precision else own
     if dtype == "float32" and own != dtype:
