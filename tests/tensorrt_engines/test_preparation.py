@@ -110,6 +110,7 @@ FACTS = Architecture(
     patches_per_token=1,
     visual_tokens=(4,),
     hidden_size=100,
+    sliding_layers=(),
     num_kv_heads=2,
     head_dim=10,
     vocab_size=50,

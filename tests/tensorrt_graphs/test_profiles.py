@@ -63,6 +63,7 @@ def bundle_of(folder: Path, family: str, schedule: Schedule, *, own: int = 36) -
         patches_per_token=patches,
         visual_tokens=(4,),
         hidden_size=32,
+        sliding_layers=(),
         num_kv_heads=2,
         head_dim=8,
         vocab_size=64,
