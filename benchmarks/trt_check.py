@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -307,6 +308,8 @@ def main() -> int:
         print(f"error: trt-check: {error}", file=sys.stderr)
         return error.exit_status
     OUT.mkdir(parents=True, exist_ok=True)
+    # torch warns of its own tree specs while it captures; the lines here are for people.
+    warnings.filterwarnings("ignore", category=FutureWarning, message=".*LeafSpec.*")
     record = Record(target)
     record.result["machine"] = machine
     with tempfile.TemporaryDirectory(prefix="trt-check-") as folder:
