@@ -14,12 +14,14 @@ from vitcop.export.bundle import architecture_of, copy_processor_files, write_bu
 from vitcop.export.bundle.counts import least_visual_count, whole_counts
 from vitcop.export.bundle.hashing import hash_in_background
 from vitcop.export.capture import TokenGraph, capture_decode, capture_prefill, capture_vision, example_tables
+from vitcop.export.capture.graphs import EXAMPLE_VISUAL
 from vitcop.export.capture.paths import module_paths
 from vitcop.export.capture.skeleton import Skeleton, load_skeleton
 from vitcop.export.lower import lower
 from vitcop.export.lower.tidy import tidy
 from vitcop.export.lower.weights import attach_weights
 from vitcop.export.rewrite import DropTokensPass, Sequence, SplitCachePass, VisionStagePass
+from vitcop.export.rewrite.vision_stage import least_count
 from vitcop.plugins.errors import InputError
 
 _DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
@@ -110,12 +112,6 @@ def _captures(skeleton: Skeleton, schedule: Schedule) -> dict[str, Callable[[], 
     schedule = whole_counts(schedule, num_visual)
     least = least_visual_count(schedule)
 
-    def vision() -> TokenGraph:
-        with skeleton.mode:
-            graph, scale = capture_vision(model, family, watched=schedule.vision is not None)
-            tables = example_tables(schedule, family)
-        return Sequence(*[VisionStagePass(schedule, tables, scale)] if schedule.vision else [])(graph)
-
     def prefill() -> TokenGraph:
         with skeleton.mode:
             graph = capture_prefill(model, family, num_visual=max(num_visual, least), min_visual=least)
@@ -126,4 +122,18 @@ def _captures(skeleton: Skeleton, schedule: Schedule) -> dict[str, Callable[[], 
             graph = capture_decode(model, family)
         return Sequence(*[SplitCachePass(schedule, paths)] if schedule.drops else [])(graph)
 
-    return {"vision": vision, "prefill": prefill, "decode": decode}
+    return {"vision": lambda: vision_graph(skeleton, schedule), "prefill": prefill, "decode": decode}
+
+
+def vision_graph(skeleton: Skeleton, schedule: Schedule, *, num_visual: int = EXAMPLE_VISUAL) -> TokenGraph:
+    """Vision tower and projector with the vision stage of a schedule.
+
+    Args:
+        num_visual: visual tokens of the example, if the vision stage does not need more.
+    """
+    num_visual = max(num_visual, least_count(schedule.vision) if schedule.vision else 0)
+    model, family = skeleton.model, skeleton.family
+    with skeleton.mode:
+        graph, scale = capture_vision(model, family, watched=schedule.vision is not None, num_visual=num_visual)
+        tables = example_tables(schedule, family, num_visual)
+    return Sequence(*[VisionStagePass(schedule, tables, scale)] if schedule.vision else [])(graph)

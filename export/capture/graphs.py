@@ -22,9 +22,12 @@ from vitcop.export.capture.rows import GATHER_ROWS, PUT_ROWS
 from vitcop.export.capture.token_graph import GraphInput, TokenGraph, flat_module, trace
 
 _EXAMPLE_BATCH, _EXAMPLE_TEXT, _EXAMPLE_PAST = 2, 24, 40
+EXAMPLE_VISUAL = 14
+"""Visual tokens of the vision graph's example, where the schedule needs no more."""
+
 _AXIS_NAMES = {"B": "batch", "V": "visual", "T": "tiles"}
 # Sizes that differ from each other and from what models have, so that no two axes are taken for one.
-_EXAMPLE_SIZES = {"B": _EXAMPLE_BATCH, "V": 14, "T": 3, "units": 10, "images": 3, "slots": 5, "windows": 6}
+_EXAMPLE_SIZES = {"B": _EXAMPLE_BATCH, "T": 3, "units": 10, "images": 3, "slots": 5, "windows": 6}
 
 
 class _KeyValues:
@@ -168,38 +171,43 @@ def _places_back(places: Tensor) -> Tensor:
     return (places.unsqueeze(2) - places.unsqueeze(1)).unsqueeze(1)
 
 
-def capture_vision(model: nn.Module, family: Family, *, watched: bool) -> tuple[TokenGraph, float]:
+def capture_vision(
+    model: nn.Module, family: Family, *, watched: bool, num_visual: int = EXAMPLE_VISUAL
+) -> tuple[TokenGraph, float]:
     """The family's encoder and token inputs -> `visual_features [B,V,H]` (and `deepstack_i`): vision tower and
     projector.
 
     Args:
         watched: add the outputs `patch_queries`, `patch_keys` and, with a class token, `class_query` and `class_keys`,
             from which a vision stage is made.
+        num_visual: visual tokens of the example; the axis is dynamic.
 
     Returns the graph and the scale of the attention logits of the watched layer.
     """
     specs = family.encoder_inputs() | family.token_inputs()
-    inputs = {name: example_input(spec, model.dtype) for name, spec in specs.items()}
+    inputs = {name: example_input(spec, model.dtype, num_visual) for name, spec in specs.items()}
     scales: list[float] = []
     graph = _capture(partial(_Vision, watched, scales), model, family, inputs, {})
     return graph, scales[0]
 
 
-def example_tables(schedule: Schedule, family: Family) -> dict[str, GraphInput]:
-    """Examples of what score and clusters of a vision stage read."""
+def example_tables(schedule: Schedule, family: Family, num_visual: int = EXAMPLE_VISUAL) -> dict[str, GraphInput]:
+    """Examples of what score and clusters of a vision stage read, for V visual tokens as in `capture_vision`."""
     specs = score_inputs(schedule, family.patches_per_token)
     return {
         spec.name: example_input(
             InputSpec(spec.kind, tuple(int(axis) if axis.isdigit() else axis.rstrip("0") for axis in spec.axes)),
             torch.float32,
+            num_visual,
         )
         for spec in specs
     }
 
 
-def example_input(spec: InputSpec, dtype: torch.dtype) -> GraphInput:
+def example_input(spec: InputSpec, dtype: torch.dtype, num_visual: int = EXAMPLE_VISUAL) -> GraphInput:
     """An example of a vision graph's input; every axis that varies is dynamic."""
-    sizes = [size if isinstance(size, int) else _EXAMPLE_SIZES[size] for size in spec.axes]
+    known = _EXAMPLE_SIZES | {"V": num_visual}
+    sizes = [size if isinstance(size, int) else known[size] for size in spec.axes]
     kind = {"int64": torch.int64, "float": dtype, "float32": torch.float32}[spec.kind]
     axes = {i: axis_name(size) for i, size in enumerate(spec.axes) if isinstance(size, str)}
     return GraphInput(torch.zeros(sizes, dtype=kind), axes)

@@ -36,13 +36,17 @@ class Skeleton:
     weights: dict[str, TensorLocation]
 
 
-def load_skeleton(checkpoint: Checkpoint) -> Skeleton:
-    """The model of a checkpoint on fake tensors. Raises InputError where config and weights do not fit each other."""
+def load_skeleton(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> Skeleton:
+    """The model of a checkpoint on fake tensors. Raises InputError where config and weights do not fit each other.
+
+    Args:
+        dtype: what the model computes in; by default that of the weights.
+    """
     with quiet_transformers():
         config = load_config(checkpoint.path)
         family = family_of(config)
         kind = getattr(transformers, next(name for name in config.architectures if name in family.architectures))
-        dtype = _dtype(checkpoint)
+        dtype = dtype or weights_dtype(checkpoint)
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         before = torch.get_default_dtype()
         try:
@@ -58,7 +62,8 @@ def load_skeleton(checkpoint: Checkpoint) -> Skeleton:
     return Skeleton(model=model, family=family, mode=mode, buffers=buffers, weights=weights)
 
 
-def _dtype(checkpoint: Checkpoint) -> torch.dtype:
+def weights_dtype(checkpoint: Checkpoint) -> torch.dtype:
+    """The one float type of a checkpoint's tensors. Raises InputError where there is none."""
     found = sorted({location.dtype for location in checkpoint.tensors().values()})
     if len(found) != 1 or found[0] not in _DTYPES:
         raise InputError(

@@ -16,10 +16,12 @@ from vitcop.plugins.errors import InputError
 _MODULES = {
     "onnxruntime": "vitcop.export.runtimes.onnxruntime",
     "tensorrt": "vitcop.export.runtimes.tensorrt",
+    "tensorrt-llm": "vitcop.export.runtimes.tensorrt_llm",
 }
 """Target name to the module whose `TARGET` it is. A new target is one more line here and one more folder."""
 
-_PLANNED = ("tensorrt-llm",)
+PACKAGING = ("tensorrt-llm",)
+"""Targets that make a package which another program serves: they build, but have no runner."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,14 +98,20 @@ class Target(Protocol):
 
 
 def target_names() -> tuple[str, ...]:
-    """Targets that this version can build and run."""
+    """Targets that this version can build for."""
     return tuple(_MODULES)
 
 
+def packages_only(name: str) -> InputError:
+    """The error of a packaging target that is asked to run."""
+    return InputError(
+        f"target {name} packages a bundle for another program to serve and runs nothing itself: verify, time and "
+        f"generate with target onnxruntime, then `vitcop build BUNDLE --target {name}`"
+    )
+
+
 def open_target(name: str) -> Target:
-    """The target of that name. Raises InputError for one that is unknown or not in this version."""
-    if name in _PLANNED:
-        raise InputError(f"target {name!r} is not available in this version; available: {', '.join(target_names())}")
+    """The target of that name. Raises InputError for one that is unknown."""
     if name not in _MODULES:
         raise InputError(f"target {name!r} is not known; available: {', '.join(target_names())}")
     return import_module(_MODULES[name]).TARGET

@@ -39,6 +39,9 @@ def build(
     console = console or Console(quiet=True)
     engine = open_target(target).build(Bundle.open(Path(bundle), check_weights="sha256"), dict(options or {}))
     console.note(f"{target}: {engine.reason}")
+    # What a target could not do as scheduled is never left to its files alone.
+    for line in engine.sidecar.get("report", ()):
+        console.note(f"{target}: {line}")
     return engine
 
 

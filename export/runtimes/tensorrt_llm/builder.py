@@ -1,0 +1,123 @@
+"""Packaging a bundle for TensorRT-LLM: `engines/tensorrt-llm/<key>/trtllm/`, which appears whole or not at all.
+
+The vision graph of the equivalent schedule is another one than the bundle's, so it is exported anew, from the model
+folder that the bundle names.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitcop.export.bundle import Bundle
+from vitcop.export.bundle.hashing import sha256_of_file, sha256_of_json, sha256_of_weights
+from vitcop.export.bundle.versions import installed_versions
+from vitcop.export.runtimes.base import EngineInfo
+from vitcop.export.runtimes.tensorrt_llm.equivalent import VisionSide, vision_side
+from vitcop.export.runtimes.tensorrt_llm.families import stock_of
+from vitcop.export.runtimes.tensorrt_llm.manifest import manifest_of, report_lines
+from vitcop.export.runtimes.tensorrt_llm.options import TensorRTLLMOptions
+from vitcop.export.runtimes.tensorrt_llm.packages import MODEL, VISION, write_model_package, write_vision_package
+from vitcop.export.runtimes.tensorrt_llm.vision_graph import export_vision
+from vitcop.plugins.errors import InputError
+
+if TYPE_CHECKING:
+    from vitcop.calibrate.checkpoint import Checkpoint
+    from vitcop.calibrate.families import Family
+
+TARGET_NAME = "tensorrt-llm"
+PACKAGE = "trtllm"
+
+_KEY_LENGTH = 16
+
+
+def build(bundle: Bundle, options: TensorRTLLMOptions | None = None) -> EngineInfo:
+    """Write the package of a bundle; the same inputs reuse it.
+
+    Raises InputError where the schedule drops nothing, and where the model folder is not there or is another one.
+    """
+    from vitcop.calibrate.families import family_of
+    from vitcop.calibrate.loading import load_config
+
+    options = options or TensorRTLLMOptions()
+    if bundle.schedule.is_empty:
+        raise InputError(f"{bundle.path}: its schedule drops nothing; serve the model with TensorRT-LLM as it is")
+    inputs = _inputs(bundle)
+    key = sha256_of_json(inputs)[:_KEY_LENGTH]
+    home = bundle.engines_folder / TARGET_NAME
+    path = home / key
+    there = _read(path / "engine.json")
+    if there and there.get("inputs") == inputs:
+        reason = f"reused package {key}: schedule, weights and versions are the same"
+        return EngineInfo(target=TARGET_NAME, key=key, path=path, reused=True, reason=reason, sidecar=there)
+    checkpoint = _checkpoint(bundle, options)
+    family = family_of(load_config(bundle.path))
+    side = vision_side(bundle.schedule, vision_score=family.vision_scores[0])
+    sidecar = {"schema_version": 1, "target": TARGET_NAME, "key": key, "inputs": inputs, "report": report_lines(side)}
+    staging = home / f".{key}.partial-{os.getpid()}"
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        _write(staging / PACKAGE, side, family, checkpoint, bundle)
+        (staging / "engine.json").write_text(_json(sidecar), encoding="utf-8")
+        shutil.rmtree(path, ignore_errors=True)
+        os.rename(staging, path)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    changed = sum(stage.honoured != "exactly" for stage in side.report)
+    reason = f"packaged {key}: {len(side.report) - changed} stages as scheduled, {changed} otherwise"
+    return EngineInfo(target=TARGET_NAME, key=key, path=path, reused=False, reason=reason, sidecar=sidecar)
+
+
+def _write(folder: Path, side: VisionSide, family: "Family", checkpoint: "Checkpoint", bundle: Bundle) -> None:
+    vision = folder / VISION
+    vision.mkdir(parents=True)
+    dtype = export_vision(checkpoint, side, vision)
+    write_vision_package(side, family, bundle.processor_folder, vision)
+    if stock_of(bundle.manifest.family).package:
+        write_model_package(family, folder / MODEL)
+    manifest = manifest_of(side, bundle.manifest, dtype=dtype, folder=folder)
+    (folder / "manifest.json").write_text(_json(manifest), encoding="utf-8")
+
+
+def _checkpoint(bundle: Bundle, options: TensorRTLLMOptions) -> "Checkpoint":
+    """The model folder, held against what the bundle was made of."""
+    from vitcop.calibrate.checkpoint import Checkpoint
+
+    folder = Path(options.model) if options.model else bundle.weights_folder
+    way = "name the model folder with --option model=DIR"
+    try:
+        checkpoint = Checkpoint.open(folder)
+    except InputError as error:
+        raise InputError(f"{error}; the vision graph is exported from the model folder: {way}") from None
+    if checkpoint.config_hash != bundle.manifest.config_hash:
+        raise InputError(f"{folder}: not the model of {bundle.path} (another config.json); {way}")
+    if options.model:
+        for record in bundle.manifest.weights.files:
+            if record.name not in checkpoint.shards or sha256_of_weights(folder / record.name) != record.sha256:
+                raise InputError(f"{folder / record.name}: not the weights of {bundle.path}; {way}")
+    return checkpoint
+
+
+def _inputs(bundle: Bundle) -> dict[str, Any]:
+    """Everything that the package follows from."""
+    sources = sorted(path for path in Path(__file__).parent.rglob("*") if path.suffix in (".py", ".json"))
+    return {
+        "config": bundle.manifest.config_hash,
+        "schedule": bundle.manifest.schedule_hash,
+        "weights": {record.name: record.sha256 for record in bundle.manifest.weights.files},
+        "sources": sha256_of_json({path.name: sha256_of_file(path) for path in sources}),
+        "versions": installed_versions(("vitcop", "torch", "transformers", "onnx", "onnxscript")),
+    }
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _json(data: dict[str, Any]) -> str:
+    return json.dumps(data, indent=2, sort_keys=True) + "\n"

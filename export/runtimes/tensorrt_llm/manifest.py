@@ -1,0 +1,125 @@
+"""manifest.json of an emitted package: which stages each artefact honours, what it approximates, and for which
+TensorRT-LLM it was written."""
+
+import dataclasses
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from vitcop.export.bundle.hashing import sha256_of_file
+from vitcop.export.bundle.manifest import Manifest
+from vitcop.export.runtimes.tensorrt_llm.equivalent import VisionSide, budget_of
+from vitcop.export.runtimes.tensorrt_llm.families import NO_STOCK, stock_of
+
+SCHEMA_VERSION = 1
+
+ONE_BY_ONE = (
+    "images of one prompt are pruned one by one; the schedule ranks the tokens of all images of a prompt together, "
+    "which makes a difference for prompts of several images"
+)
+IMAGES_ALONE = "videos are refused"
+NOT_RUN = (
+    "No release of TensorRT-LLM has run this package: names and signatures were checked against its source (see "
+    "`source`), positions and embeddings against PyTorch."
+)
+REQUIRES = {"numpy": "", "onnxruntime": ">=1.23 (or onnxruntime-gpu)", "pillow": "", "transformers": ">=5.14"}
+
+
+def api_table() -> dict[str, Any]:
+    """Every name of TensorRT-LLM that the emitted code uses, and where it was read."""
+    text = files("vitcop.export.runtimes.tensorrt_llm").joinpath("api.json").read_text(encoding="utf-8")
+    return json.loads(text)
+
+
+def manifest_of(side: VisionSide, bundle: Manifest, *, dtype: str, folder: Path) -> dict[str, Any]:
+    """The manifest of the package in `folder`, which holds everything but the manifest itself.
+
+    Args:
+        dtype: float type of the embeddings.
+    """
+    num_visual, source = bundle.architecture.num_visual, side.source
+    table = api_table()
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "target": "tensorrt-llm",
+        "model": {"id": bundle.model_id, "config_hash": bundle.config_hash, "family": bundle.family},
+        "schedule": dataclasses.asdict(source),
+        "equivalent": {
+            "vision": dataclasses.asdict(side.vision),
+            "merge": None if side.merge is None else {"keep": list(side.merge), "how": "mean"},
+            "keep": list(side.keep),
+            "budget": {
+                "schedule": str(budget_of(source)),
+                "equivalent": f"{side.keep[0]}/{side.keep[1]}",
+            },
+            "visual_tokens": {
+                "of": num_visual,
+                "schedule_by_layer": list(source.layer_counts(num_visual)),
+                "equivalent_in_every_layer": side.count(num_visual),
+            },
+        },
+        "artefacts": {
+            "vitcop_vision": _vision_package(side, bundle.family, dtype),
+            "vitcop_model": _model_package(side, bundle.family),
+        },
+        "tensorrt_llm": {
+            "written_for": table["written_for"],
+            "source": {"repository": table["repository"], "files": table["files"]},
+            "checked": NOT_RUN,
+        },
+        "requires": REQUIRES,
+        "files": [
+            {"name": path.relative_to(folder).as_posix(), "size": path.stat().st_size, "sha256": sha256_of_file(path)}
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        ],
+    }
+
+
+def report_lines(side: VisionSide) -> list[str]:
+    """What became of each stage, for people."""
+    return [f"{stage.stage}: {stage.honoured}: {stage.how}" for stage in side.report]
+
+
+def _stages(side: VisionSide) -> list[dict[str, str]]:
+    return [dataclasses.asdict(stage) for stage in side.report]
+
+
+def _approximated(side: VisionSide) -> list[str]:
+    return [f"{stage.stage}: {stage.how}" for stage in side.report if stage.honoured != "exactly"]
+
+
+def _vision_package(side: VisionSide, family: str, dtype: str) -> dict[str, Any]:
+    stock = stock_of(family)
+    return {
+        "what": "prunes images on ONNX Runtime and gives embeddings for `multi_modal_embeddings` of the stock model",
+        "stock_model": stock.model,
+        "embeddings": dtype,
+        "stages": _stages(side),
+        "positions": {"honoured": "approximated", "how": stock.embedding_positions},
+        "approximated": [
+            *_approximated(side),
+            f"positions: {stock.embedding_positions}",
+            ONE_BY_ONE,
+            *(() if stock.model else (NO_STOCK,)),
+        ],
+        "limits": [IMAGES_ALONE],
+    }
+
+
+def _model_package(side: VisionSide, family: str) -> dict[str, Any]:
+    stock = stock_of(family)
+    if not stock.package:
+        return {"what": None, "why_not": stock.no_package}
+    return {
+        "what": "out-of-tree model and input processor for --custom_module_dirs; it uses vitcop_vision beside it",
+        "stock_model": stock.model,
+        "stages": _stages(side),
+        "positions": {
+            "honoured": "exactly",
+            "how": "kept tokens keep their ids on all three axes; generation goes on from the full prompt",
+        },
+        "approximated": [*_approximated(side), ONE_BY_ONE],
+        "limits": [IMAGES_ALONE],
+    }
