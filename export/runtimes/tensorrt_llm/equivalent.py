@@ -93,20 +93,17 @@ def vision_side(schedule: Schedule, *, vision_score: VisionScore) -> VisionSide:
         vision_score: ranks the tokens where the schedule has no vision stage; the largest are kept.
     """
     stage, budget = schedule.vision, budget_of(schedule)
-    if stage is not None and not schedule.drops:
-        kept = StageReport(stage="vision stage", honoured="exactly", how="done by the vision graph, as in the bundle")
-        return VisionSide(vision=replace(stage, clusters=None), merge=None, report=(kept,), source=schedule)
+    kept = StageReport(stage="vision stage", honoured="exactly", how="done by the vision graph, as in the bundle")
     merges = any(drop.op == "merge" for drop in schedule.drops) and stage.score in get_args(VisionScore)
     if merges:
         rest = budget / Fraction(*stage.keep)
-        vision, merge = stage, bounded(rest)
-        reports = [
-            StageReport(stage="vision stage", honoured="exactly", how="done by the vision graph, as in the bundle")
-        ]
+        vision, merge, reports = stage, bounded(rest), [kept]
     else:
         vision = replace(stage or VisionStage(score=vision_score, keep=(1, 1)), keep=bounded(budget), clusters=None)
         merge, reports = None, []
-        if stage is not None:
+        if stage is not None and Fraction(*stage.keep) == budget:
+            vision, reports = replace(stage, clusters=None), [kept]
+        elif stage is not None:
             how = (
                 f"ranks by {stage.score} as before, but keeps {_ratio(vision.keep)} of the tokens instead of "
                 f"{_ratio(stage.keep)}, so that the budget holds without drops inside the language model"
