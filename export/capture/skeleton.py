@@ -46,7 +46,12 @@ def load_skeleton(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -
         config = load_config(checkpoint.path)
         family = family_of(config)
         kind = getattr(transformers, next(name for name in config.architectures if name in family.architectures))
-        dtype = dtype or weights_dtype(checkpoint)
+        if dtype is None:
+            dtype = weights_dtype(checkpoint)
+        else:
+            # transformers makes the parts of a model in the type that their own configs name.
+            for part in (config, *(getattr(config, name) for name in config.sub_configs)):
+                part.dtype = dtype
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         before = torch.get_default_dtype()
         try:
