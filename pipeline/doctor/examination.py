@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vitcop.export.bundle.versions import NOT_INSTALLED, version_of
-from vitcop.export.runtimes import target_names
+from vitcop.export.runtimes.base import PACKAGING, packages_only, target_names
 from vitcop.pipeline.doctor import gpu, tensorrt
 from vitcop.pipeline.doctor.rows import Examination, Row
 from vitcop.pipeline.doctor.shared_library import load
@@ -173,12 +173,18 @@ def _tensorrt(*, needed: bool) -> list[Row]:
 
 
 def _target(target: str) -> Row:
-    """Whether this version of vitcop can build for a recipe's target at all, whatever the machine has."""
+    """Whether a recipe can be run for its target by this version of vitcop at all, whatever the machine has."""
+    known = target in target_names()
+    remedy = (
+        str(packages_only(target))
+        if known
+        else f"this version of vitcop cannot build for it; available: {', '.join(target_names())}"
+    )
     return Row(
         name=f"target {target}",
-        found="available" if target in target_names() else None,
+        found="available" if known and target not in PACKAGING else None,
         purpose="build.target of the recipe",
-        remedy=f"this version of vitcop cannot build for it; available: {', '.join(target_names())}",
+        remedy=remedy,
         required=True,
     )
 

@@ -132,8 +132,15 @@ def test_recipe_that_needs_more(invoke, project, bare):
         "flash-attn (",
     ):
         assert words in last
-    assert "tensorrt-llm" not in last and "CUDA provider" not in last
+    assert "; tensorrt-llm (" not in last and "CUDA provider" not in last
     assert "MISSING" in result.stdout
+
+
+def test_target_that_packages_and_does_not_run(invoke, project):
+    """A recipe measures what it builds, and there is nothing here that could run the package."""
+    result = invoke("doctor", "--recipe", add(project, "build:\n  target: tensorrt-llm\n"))
+    assert result.exit_code == 4
+    assert "missing: target tensorrt-llm (target tensorrt-llm packages a bundle" in result.stderr.splitlines()[-1]
 
 
 def test_target_that_this_version_cannot_build(project, monkeypatch):

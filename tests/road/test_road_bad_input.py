@@ -47,9 +47,13 @@ def test_preset_for_a_model_that_is_too_shallow(project, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("target", ["tensorrt-llm", "openvino"])
-def test_target_that_is_not_there(finished, target):
-    refused("build", finished.out / "bundle", "--target", target, names=(target, "onnxruntime"))
+def test_target_that_is_not_there(finished):
+    refused("build", finished.out / "bundle", "--target", "openvino", names=("openvino", "onnxruntime", "tensorrt-llm"))
+
+
+def test_target_that_runs_nothing(project, finished):
+    call = ("generate", finished.out / "bundle", "--image", project.image(0), "--prompt", "<image> what ?")
+    refused(*call, "--target", "tensorrt-llm", names=("tensorrt-llm", "runs nothing itself", "target onnxruntime"))
 
 
 def test_image_that_is_missing_or_broken(finished, ask, tmp_path):

@@ -149,10 +149,6 @@ class TestTargets:
     def test_known(self):
         assert "onnxruntime" in target_names() and open_target("onnxruntime").name == "onnxruntime"
 
-    def test_planned(self):
-        with pytest.raises(InputError, match="not available in this version"):
-            open_target("tensorrt-llm")
-
     def test_unknown(self):
         with pytest.raises(InputError, match="not known; available: onnxruntime"):
             open_target("openvino")
