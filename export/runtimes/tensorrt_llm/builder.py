@@ -16,6 +16,7 @@ from vitcop.export.bundle.versions import installed_versions
 from vitcop.export.runtimes.base import EngineInfo
 from vitcop.export.runtimes.tensorrt_llm.equivalent import VisionSide, vision_side
 from vitcop.export.runtimes.tensorrt_llm.families import stock_of
+from vitcop.export.runtimes.tensorrt_llm.host_sources import host_digests
 from vitcop.export.runtimes.tensorrt_llm.manifest import manifest_of, report_lines
 from vitcop.export.runtimes.tensorrt_llm.options import TensorRTLLMOptions
 from vitcop.export.runtimes.tensorrt_llm.packages import MODEL, VISION, write_model_package, write_vision_package
@@ -43,7 +44,8 @@ def build(bundle: Bundle, options: TensorRTLLMOptions | None = None) -> EngineIn
     options = options or TensorRTLLMOptions()
     if bundle.schedule.is_empty:
         raise InputError(f"{bundle.path}: its schedule drops nothing; serve the model with TensorRT-LLM as it is")
-    inputs = _inputs(bundle)
+    family = family_of(load_config(bundle.path))
+    inputs = _inputs(bundle, family)
     key = sha256_of_json(inputs)[:_KEY_LENGTH]
     home = bundle.engines_folder / TARGET_NAME
     path = home / key
@@ -52,7 +54,6 @@ def build(bundle: Bundle, options: TensorRTLLMOptions | None = None) -> EngineIn
         reason = f"reused package {key}: schedule, weights and versions are the same"
         return EngineInfo(target=TARGET_NAME, key=key, path=path, reused=True, reason=reason, sidecar=there)
     checkpoint = _checkpoint(bundle, options)
-    family = family_of(load_config(bundle.path))
     side = vision_side(bundle.schedule, vision_score=family.vision_scores[0])
     sidecar = {"schema_version": 1, "target": TARGET_NAME, "key": key, "inputs": inputs, "report": report_lines(side)}
     staging = home / f".{key}.partial-{os.getpid()}"
@@ -61,7 +62,12 @@ def build(bundle: Bundle, options: TensorRTLLMOptions | None = None) -> EngineIn
         _write(staging / PACKAGE, side, family, checkpoint, bundle)
         (staging / "engine.json").write_text(_json(sidecar), encoding="utf-8")
         shutil.rmtree(path, ignore_errors=True)
-        os.rename(staging, path)
+        try:
+            os.rename(staging, path)
+        except OSError:
+            # Another build of the same key may have been faster; its package is the same.
+            if (_read(path / "engine.json") or {}).get("inputs") != inputs:
+                raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     changed = sum(stage.honoured != "exactly" for stage in side.report)
@@ -99,14 +105,15 @@ def _checkpoint(bundle: Bundle, options: TensorRTLLMOptions) -> "Checkpoint":
     return checkpoint
 
 
-def _inputs(bundle: Bundle) -> dict[str, Any]:
+def _inputs(bundle: Bundle, family: "Family") -> dict[str, Any]:
     """Everything that the package follows from."""
-    sources = sorted(path for path in Path(__file__).parent.rglob("*") if path.suffix in (".py", ".json"))
+    own = sorted(path for path in Path(__file__).parent.rglob("*") if path.suffix in (".py", ".json"))
+    sources = {path.relative_to(Path(__file__).parent).as_posix(): sha256_of_file(path) for path in own}
     return {
         "config": bundle.manifest.config_hash,
         "schedule": bundle.manifest.schedule_hash,
         "weights": {record.name: record.sha256 for record in bundle.manifest.weights.files},
-        "sources": sha256_of_json({path.name: sha256_of_file(path) for path in sources}),
+        "sources": sha256_of_json(sources | host_digests(type(family).__module__)),
         "versions": installed_versions(("vitcop", "torch", "transformers", "onnx", "onnxscript")),
     }
 

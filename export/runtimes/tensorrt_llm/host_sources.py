@@ -5,6 +5,7 @@ the very files, found by following their imports, with `vitcop.` at the head of 
 """
 
 import ast
+import hashlib
 import re
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +26,12 @@ def host_modules(family_module: str) -> tuple[str, ...]:
             found.add(name)
             todo += _imports(_source(name))
     return tuple(sorted(found))
+
+
+def host_digests(family_module: str) -> dict[str, str]:
+    """sha256 of each of these modules, by name."""
+    names = host_modules(family_module)
+    return {name: hashlib.sha256(_source(name).encode()).hexdigest() for name in names}
 
 
 def write_host(family_module: str, folder: Path) -> None:
