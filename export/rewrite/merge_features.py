@@ -8,7 +8,7 @@ from torch import fx
 from vitcop.calibrate.schedule import Order
 from vitcop.export.capture.token_graph import TokenGraph
 from vitcop.export.rewrite.passes import Pass
-from vitcop.export.rewrite.rows import GATHER_ROWS
+from vitcop.export.capture.rows import GATHER_ROWS
 from vitcop.plugins import ops as _ops  # noqa: F401  (registers the vitcop:: operators)
 from vitcop.plugins.spec import Fraction
 

@@ -1,14 +1,14 @@
 """What there is of TensorRT: Python bindings, the full library, the plugin. Nothing of it is loaded in this process."""
 
 import ctypes.util
-import hashlib
 import re
 from importlib.util import find_spec
 from pathlib import Path
 
 from vitcop.export.bundle.versions import NOT_INSTALLED, version_of
 from vitcop.pipeline.doctor.shared_library import load
-from vitcop.plugins.tensorrt.paths import plugin_path
+from vitcop.plugins.errors import MissingError
+from vitcop.plugins.tensorrt.paths import plugin_path, plugin_sha256
 
 OLDEST = (10, 15)
 """The oldest TensorRT that the target is written for: operators of the graphs that came with 10.15."""
@@ -47,14 +47,16 @@ def libraries() -> tuple[str | None, str]:
 
 def plugin() -> tuple[str | None, str]:
     """(hash and place of a plugin library that loads, or None; what is wrong with one that does not, or "")."""
-    path = plugin_path()
+    try:
+        path = plugin_path()
+    except MissingError as error:
+        return None, str(error)
     if path is None:
         return None, ""
     loaded = load(path, *ENTRY_POINTS)
     if loaded.error is not None:
         return None, f"{path}: {loaded.error}"
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return f"sha256 {digest[:_HASH_LENGTH]}, loads ({path})", ""
+    return f"sha256 {plugin_sha256(path)[:_HASH_LENGTH]}, loads ({path})", ""
 
 
 def _new_enough(found: str, version: tuple[int, ...]) -> tuple[str | None, str]:

@@ -259,7 +259,8 @@ def test_plugin_that_loads(tmp_path, monkeypatch):
 def test_plugin_that_is_missing_or_does_not_load(tmp_path, monkeypatch, invoke):
     path = tmp_path / "plugin.so"
     monkeypatch.setenv(VARIABLE, str(path))
-    assert tensorrt.plugin() == (None, "")
+    found, trouble = tensorrt.plugin()
+    assert found is None and f"{path}, which is not there" in trouble
     path.write_bytes(b"no library")
     found, trouble = tensorrt.plugin()
     assert found is None and trouble.startswith(f"{path}: ")
