@@ -6,9 +6,9 @@ import torch
 from torch import fx
 
 from vitcop.calibrate.schedule import Order
+from vitcop.export.capture.rows import GATHER_ROWS
 from vitcop.export.capture.token_graph import TokenGraph
 from vitcop.export.rewrite.passes import Pass
-from vitcop.export.capture.rows import GATHER_ROWS
 from vitcop.plugins import ops as _ops  # noqa: F401  (registers the vitcop:: operators)
 from vitcop.plugins.spec import Fraction
 

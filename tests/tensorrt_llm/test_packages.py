@@ -94,7 +94,7 @@ def test_one_image_is_pruned_as_under_the_equivalent_schedule(packaged, imported
     runner = ScheduledRunner(subject.model, subject.family, subject.side.schedule)
     reference = runner.prefill(batch)
     np.testing.assert_array_equal(pruned.images[0].kept, reference.vision.kept_visual[0])
-    short = batch.after_vision(reference.vision.kept_visual)
+    short = batch.after_drop(reference.vision.kept_visual)
     assert pruned.token_ids == short.input_ids[0].tolist()
 
     decoder, ids = subject.family.language_model(subject.model), torch.tensor([pruned.token_ids])

@@ -21,6 +21,7 @@ from vitcop.export.bundle import Bundle
 from vitcop.export.bundle.hashing import sha256_of_file
 from vitcop.export.runtimes import open_target, target_names
 from vitcop.export.runtimes.tensorrt_llm import vision_side
+from vitcop.export.runtimes.tensorrt_llm.manifest import manifest_of
 from vitcop.export.runtimes.tensorrt_llm.vision_graph import export_vision
 from vitcop.pipeline.cli import cli
 from vitcop.plugins.errors import InputError
@@ -81,6 +82,18 @@ def test_the_manifest_says_what_each_artefact_honours(packaged):
     assert manifest["equivalent"]["visual_tokens"]["equivalent_in_every_layer"] == 256
     assert "No release of TensorRT-LLM has run this package" in manifest["tensorrt_llm"]["checked"]
     assert manifest["tensorrt_llm"]["source"]["files"]
+
+
+def test_sliding_windows_are_told(packaged):
+    """The runtime counts a window in tokens that are there, the schedule in places of the full prompt."""
+    subject = packaged("qwen2_5_vl", "merging")
+    facts = subject.bundle.manifest.architecture
+    for layers in ((), (0, 2)):
+        sliding = replace(subject.bundle.manifest, architecture=replace(facts, sliding_layers=layers))
+        manifest = manifest_of(subject.side, sliding, dtype="float32", folder=subject.folder)
+        for artefact in manifest["artefacts"].values():
+            told = [line for line in artefact["approximated"] if line.startswith("sliding windows: ")]
+            assert len(told) == bool(layers)
 
 
 def test_a_family_of_one_axis_gets_no_model_package(packaged):

@@ -18,6 +18,10 @@ ONE_BY_ONE = (
     "images of one prompt are pruned one by one; the schedule ranks the tokens of all images of a prompt together, "
     "which makes a difference for prompts of several images"
 )
+SLIDING = (
+    "sliding windows: the runtime counts them in tokens that are there; the schedule in places of the full prompt, so "
+    "windows reach further back than they should by the number of dropped tokens between"
+)
 IMAGES_ALONE = "videos are refused"
 NOT_RUN = (
     "No release of TensorRT-LLM has run this package: names and signatures were checked against its source (see "
@@ -39,6 +43,7 @@ def manifest_of(side: VisionSide, bundle: Manifest, *, dtype: str, folder: Path)
         dtype: float type of the embeddings.
     """
     num_visual, source = bundle.architecture.num_visual, side.source
+    common = [ONE_BY_ONE, *((SLIDING,) if bundle.architecture.sliding_layers else ())]
     table = api_table()
     return {
         "schema_version": SCHEMA_VERSION,
@@ -60,8 +65,8 @@ def manifest_of(side: VisionSide, bundle: Manifest, *, dtype: str, folder: Path)
             },
         },
         "artefacts": {
-            "vitcop_vision": _vision_package(side, bundle.family, dtype),
-            "vitcop_model": _model_package(side, bundle.family),
+            "vitcop_vision": _vision_package(side, bundle.family, dtype, common),
+            "vitcop_model": _model_package(side, bundle.family, common),
         },
         "tensorrt_llm": {
             "written_for": table["written_for"],
@@ -90,7 +95,7 @@ def _approximated(side: VisionSide) -> list[str]:
     return [f"{stage.stage}: {stage.how}" for stage in side.report if stage.honoured != "exactly"]
 
 
-def _vision_package(side: VisionSide, family: str, dtype: str) -> dict[str, Any]:
+def _vision_package(side: VisionSide, family: str, dtype: str, common: list[str]) -> dict[str, Any]:
     stock = stock_of(family)
     return {
         "what": "prunes images on ONNX Runtime and gives embeddings for `multi_modal_embeddings` of the stock model",
@@ -101,14 +106,14 @@ def _vision_package(side: VisionSide, family: str, dtype: str) -> dict[str, Any]
         "approximated": [
             *_approximated(side),
             f"positions: {stock.embedding_positions}",
-            ONE_BY_ONE,
+            *common,
             *(() if stock.model else (NO_STOCK,)),
         ],
         "limits": [IMAGES_ALONE],
     }
 
 
-def _model_package(side: VisionSide, family: str) -> dict[str, Any]:
+def _model_package(side: VisionSide, family: str, common: list[str]) -> dict[str, Any]:
     stock = stock_of(family)
     if not stock.package:
         return {"what": None, "why_not": stock.no_package}
@@ -120,6 +125,6 @@ def _model_package(side: VisionSide, family: str) -> dict[str, Any]:
             "honoured": "exactly",
             "how": "kept tokens keep their ids on all three axes; generation goes on from the full prompt",
         },
-        "approximated": [*_approximated(side), ONE_BY_ONE],
+        "approximated": [*_approximated(side), *common],
         "limits": [IMAGES_ALONE],
     }

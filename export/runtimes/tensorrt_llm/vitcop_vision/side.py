@@ -106,7 +106,7 @@ class VisionSide:
         for image in pruned:
             kept.append(start + image.kept)
             start += image.num_visual
-        short = batch.after_vision(np.concatenate(kept)[None])
+        short = batch.after_drop(np.concatenate(kept)[None])
         positions, following = short.position_ids[0], batch.next_position[0]
         if self.family.num_axes > 1:  # the place in the prompt comes first, the axes behind it
             positions, following = positions[:, 1:].T, following[1:].max()
