@@ -27,15 +27,15 @@ class Qwen25VLFamily(QwenVisionFamily):
         return 24 * 24
 
     @property
-    def window(self) -> int:
-        """Units along the side of a window."""
+    def window_units(self) -> int:
+        """Units along the side of a window of the vision tower."""
         vision = self.config.vision_config
         return vision.window_size // self.merge // vision.patch_size
 
     @property
     def window_slots(self) -> int:
         """Patches of a whole window."""
-        return self.window**2 * self.patches_per_token
+        return self.window_units**2 * self.patches_per_token
 
     def encoder_inputs(self) -> dict[str, InputSpec]:
         return super().encoder_inputs() | {
@@ -50,7 +50,7 @@ class Qwen25VLFamily(QwenVisionFamily):
 
     def encoder_arrays(self, model_inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         frames = np.concatenate(self.frames(model_inputs))
-        slots, place = padded_segments(windows(frames, self.window), self.patches_per_token, self.window_slots)
+        slots, place = padded_segments(windows(frames, self.window_units), self.patches_per_token, self.window_slots)
         return super().encoder_arrays(model_inputs) | {"window_slots": slots, "window_place": place}
 
     def patch_vectors(self, vectors: "list[Tensor]", vision_inputs: "dict[str, Tensor]") -> "Tensor":

@@ -86,6 +86,10 @@ def test_positions_are_those_of_the_model(subject, seed):
     np.testing.assert_array_equal(replace(batch, position_ids=found).next_position[:, 1:], np.repeat(after, 3, axis=1))
 
 
+def test_windows_of_the_tower_are_none_of_the_language_model(subject):
+    assert subject.family.window is None and not subject.family.sliding_layers
+
+
 def test_text_counts_on_all_axes(subject):
     batch = batch_of(subject, "text")
     assert batch.position_ids.shape == (*batch.input_ids.shape, 4)
