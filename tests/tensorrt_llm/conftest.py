@@ -1,87 +1,26 @@
 """Tiny models packaged for TensorRT-LLM once a session, and stand-ins for the few names of it that the packages use."""
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "families"))
 
-from llava_next_cases import build_llava_next
-from qwen2_5_vl_cases import build as build_qwen2_5_vl
-from qwen3_vl_cases import build as build_qwen3_vl
-from stand_ins import stand_in_modules
+from llm_cases import BUILDERS, Packaged, bundle_without_graphs, schedule_of
+from llm_stand_ins import stand_in_modules
 
 from vitcop.calibrate.checkpoint import Checkpoint
 from vitcop.calibrate.loading import load_model
-from vitcop.calibrate.schedule import Clusters, Drop, Schedule, VisionStage
-from vitcop.export.bundle import Bundle, architecture_of, copy_processor_files, write_bundle, writing_bundle
 from vitcop.export.runtimes import open_target
-from vitcop.export.runtimes.base import EngineInfo
-from vitcop.export.runtimes.tensorrt_llm import VisionSide, vision_side
-
-BUILDERS = {
-    "qwen2_5_vl": build_qwen2_5_vl,
-    "qwen3_vl": build_qwen3_vl,
-    "llava_next": build_llava_next,
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Packaged:
-    """One model, its bundle and its package."""
-
-    model: Any
-    processor: Any
-    family: Any
-    bundle: Bundle
-    engine: EngineInfo
-    side: VisionSide
-
-    @property
-    def folder(self) -> Path:
-        """trtllm/."""
-        return self.engine.path / "trtllm"
+from vitcop.export.runtimes.tensorrt_llm import vision_side
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     torch.set_num_threads(1)
-
-
-def schedule_of(kind: str, layers: int, score: str) -> Schedule:
-    """ "selecting": a vision stage and drops; "merging": every stage at once."""
-    if kind == "selecting":
-        vision, drops = VisionStage(score=score, keep=(3, 4)), (Drop(layer=1, keep=(1, 2)), Drop(layer=2, keep=(1, 2)))
-    else:
-        vision = VisionStage(score=score, keep=(2, 3), clusters=Clusters(centers=(3, 10)))
-        drops = (Drop(layer=1, op="merge", keep=(1, 2)),)
-    return Schedule(num_layers=layers, vision=vision, drops=drops)
-
-
-def bundle_without_graphs(folder: Path, schedule: Schedule, family: Any, out: Path) -> Bundle:
-    """A bundle whose graphs are empty files: packaging reads none of them, and exporting them takes its time."""
-    checkpoint = Checkpoint.open(folder)
-    with writing_bundle(out) as staging:
-        for name in ("vision.onnx", "prefill.onnx", "decode.onnx"):
-            (staging / name).touch()
-        copy_processor_files(folder, staging)
-        write_bundle(
-            staging,
-            out,
-            schedule=schedule,
-            architecture=architecture_of(family.config, family, folder, dtype="float32"),
-            family=family.name,
-            model_id=checkpoint.model_id,
-            config_hash=checkpoint.config_hash,
-            weights_folder=folder,
-            shards=checkpoint.shards,
-        )
-    return Bundle.open(out)
 
 
 @pytest.fixture(scope="session")

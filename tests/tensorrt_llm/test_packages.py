@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from family_case import picture
-from stand_ins import REGISTERED
+from llm_stand_ins import REGISTERED
 
 from vitcop.calibrate.scheduled import ScheduledRunner
 from vitcop.calibrate.vision_stage import keep_patches, run_vision

@@ -9,8 +9,8 @@ import onnx
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import BUILDERS, bundle_without_graphs
 from family_case import picture
+from llm_cases import BUILDERS, bundle_without_graphs
 from onnx import TensorProto
 
 from vitcop.calibrate.checkpoint import Checkpoint, read_header
