@@ -10,7 +10,9 @@ from vitcop.pipeline.commands.options import PATH, engine_options, json_option, 
 @target_options
 @click.option("--max-batch", type=click.IntRange(min=1), help="Most prompts of one batch (tensorrt).")
 @click.option("--fp16", is_flag=True, help="Answered with what to say instead (tensorrt).")
-@click.option("--dry-run", is_flag=True, help="Say what a build would meet, and build nothing (tensorrt).")
+@click.option(
+    "--dry-run", is_flag=True, help="Say what a build would meet, and build nothing (tensorrt, tensorrt-llm)."
+)
 @json_option()
 def command(
     bundle: str,

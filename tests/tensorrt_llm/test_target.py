@@ -186,6 +186,20 @@ def test_the_command_reports_every_stage(packaged):
         assert f"tensorrt-llm: {line}" in done.stderr
 
 
+def test_a_dry_run_tells_the_equivalent_and_writes_nothing(packaged, tmp_path):
+    subject = packaged("llava_next", "selecting")
+    folder, _ = moved_bundle(subject, tmp_path / "bundle")
+    command = ["build", str(folder), "--target", "tensorrt-llm", "--dry-run"]
+    done = CliRunner().invoke(cli, command)
+    assert done.exit_code == 0 and not (folder / "engines").exists()
+    for line in subject.engine.sidecar["report"]:
+        assert line in done.stdout
+    assert "model package: no: with one rotary axis" in done.stdout
+    told = json.loads(CliRunner().invoke(cli, [*command, "--json"]).stdout)
+    assert told["keep"] == list(subject.side.keep) and not told["model_package"]
+    assert told["visual_tokens"]["kept"] == subject.side.count(told["visual_tokens"]["of"])
+
+
 def test_a_recipe_cannot_run_it(tmp_path):
     from vitcop.export.runtimes.base import PACKAGING, packages_only
     from vitcop.pipeline.digests import Digests

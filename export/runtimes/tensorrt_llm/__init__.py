@@ -9,9 +9,11 @@ from vitcop.export.runtimes.base import EngineInfo, packages_only
 from vitcop.export.runtimes.tensorrt_llm.builder import build
 from vitcop.export.runtimes.tensorrt_llm.equivalent import StageReport, VisionSide, vision_side
 from vitcop.export.runtimes.tensorrt_llm.options import TensorRTLLMOptions
+from vitcop.export.runtimes.tensorrt_llm.plan import PackagePlan, plan
 
 __all__ = [
     "TARGET",
+    "PackagePlan",
     "StageReport",
     "TensorRTLLMOptions",
     "TensorRTLLMTarget",
@@ -28,6 +30,11 @@ class TensorRTLLMTarget:
 
     def build(self, bundle: Bundle, options: Mapping[str, Any] | None = None) -> EngineInfo:
         return build(bundle, TensorRTLLMOptions.of(options))
+
+    def dry_run(self, bundle: Bundle, options: Mapping[str, Any] | None = None) -> PackagePlan:
+        """What becomes of the schedule, without packaging."""
+        TensorRTLLMOptions.of(options)
+        return plan(bundle)
 
     def check(self, options: Mapping[str, Any] | None = None, *, copied_weights: bool) -> NoReturn:
         """A recipe goes on to run what it builds."""

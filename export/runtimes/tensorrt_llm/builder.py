@@ -14,12 +14,13 @@ from vitcop.export.bundle import Bundle
 from vitcop.export.bundle.hashing import sha256_of_file, sha256_of_json, sha256_of_weights
 from vitcop.export.bundle.versions import installed_versions
 from vitcop.export.runtimes.base import EngineInfo
-from vitcop.export.runtimes.tensorrt_llm.equivalent import VisionSide, vision_side
+from vitcop.export.runtimes.tensorrt_llm.equivalent import VisionSide
 from vitcop.export.runtimes.tensorrt_llm.families import stock_of
 from vitcop.export.runtimes.tensorrt_llm.host_sources import host_digests
 from vitcop.export.runtimes.tensorrt_llm.manifest import manifest_of, report_lines
 from vitcop.export.runtimes.tensorrt_llm.options import TensorRTLLMOptions
 from vitcop.export.runtimes.tensorrt_llm.packages import MODEL, VISION, write_model_package, write_vision_package
+from vitcop.export.runtimes.tensorrt_llm.plan import equivalent_of
 from vitcop.export.runtimes.tensorrt_llm.vision_graph import export_vision
 from vitcop.plugins.errors import InputError
 
@@ -42,8 +43,7 @@ def build(bundle: Bundle, options: TensorRTLLMOptions | None = None) -> EngineIn
     from vitcop.calibrate.loading import load_config
 
     options = options or TensorRTLLMOptions()
-    if bundle.schedule.is_empty:
-        raise InputError(f"{bundle.path}: its schedule drops nothing; serve the model with TensorRT-LLM as it is")
+    side = equivalent_of(bundle)
     family = family_of(load_config(bundle.path))
     inputs = _inputs(bundle, family)
     key = sha256_of_json(inputs)[:_KEY_LENGTH]
@@ -54,7 +54,6 @@ def build(bundle: Bundle, options: TensorRTLLMOptions | None = None) -> EngineIn
         reason = f"reused package {key}: schedule, weights and versions are the same"
         return EngineInfo(target=TARGET_NAME, key=key, path=path, reused=True, reason=reason, sidecar=there)
     checkpoint = _checkpoint(bundle, options)
-    side = vision_side(bundle.schedule, vision_score=family.vision_scores[0])
     sidecar = {"schema_version": 1, "target": TARGET_NAME, "key": key, "inputs": inputs, "report": report_lines(side)}
     staging = home / f".{key}.partial-{os.getpid()}"
     shutil.rmtree(staging, ignore_errors=True)
