@@ -8,8 +8,8 @@ from click.testing import CliRunner
 from safetensors.numpy import save_file
 from toy_bundle import PRUNED, SHARD, toy_model_folder, toy_weights, write_toy
 
-from vitcop.export.runtimes import open_target, target_names
-from vitcop.export.runtimes.onnxruntime import OnnxRuntimeOptions, build, builder
+from vitcop.export.runtimes import engine_folder, open_target, target_names
+from vitcop.export.runtimes.onnxruntime import OnnxRuntimeOptions, build
 from vitcop.pipeline.cli import cli
 from vitcop.plugins.errors import InputError
 
@@ -47,7 +47,7 @@ def test_two_builds_of_one_engine_at_once(tmp_path, model_folder, monkeypatch):
         shutil.copytree(source, target)
         rename(source, target)
 
-    monkeypatch.setattr(builder.os, "rename", late)
+    monkeypatch.setattr(engine_folder.os, "rename", late)
     made = build(bundle)
     assert json.loads((made.path / "engine.json").read_text()) == made.sidecar
     assert [path.name for path in made.path.parent.iterdir()] == [made.key]
@@ -83,7 +83,7 @@ def test_an_interrupted_build_leaves_nothing(tmp_path, model_folder, monkeypatch
     def stop(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(builder.os, "rename", stop)
+    monkeypatch.setattr(engine_folder.os, "rename", stop)
     with pytest.raises(KeyboardInterrupt):
         build(bundle)
     assert list((bundle.path / "engines" / "onnxruntime").iterdir()) == []

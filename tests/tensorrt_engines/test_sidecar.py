@@ -14,8 +14,8 @@ from vitcop.export.runtimes.tensorrt.sidecar import (
     check_machine,
     check_plans,
     differences,
-    make_sidecar,
     read_sidecar,
+    sidecar_details,
 )
 from vitcop.plugins.errors import InputError
 
@@ -35,7 +35,8 @@ def write_engine(bundle, folder, machine=HERE, **options):
         "weights": {record.name: record.sha256 for record in bundle.manifest.weights.files},
         "options": TensorRtOptions.of(options).for_key(),
     }
-    sidecar = make_sidecar(folder.name, inputs, machine, graphs=graphs, kv={"form": "plain", "capacities": []})
+    details = sidecar_details(machine, graphs=graphs, kv={"form": "plain", "capacities": []})
+    sidecar = {"schema_version": 1, "target": "tensorrt", "key": folder.name, "inputs": inputs, **details}
     (folder / "engine.json").write_text(json.dumps(sidecar))
     return sidecar
 

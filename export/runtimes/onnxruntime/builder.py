@@ -3,20 +3,16 @@
 ONNX Runtime optimises a graph whenever it loads it, so the engine is the bundle's own graphs plus `engine.json`.
 """
 
-import json
-import os
-import shutil
 from typing import Any
 
 from vitcop.export.bundle import GRAPHS, Bundle, graph_contract
-from vitcop.export.bundle.hashing import sha256_of_json
 from vitcop.export.bundle.versions import installed_versions
 from vitcop.export.runtimes.base import EngineInfo
+from vitcop.export.runtimes.engine_folder import EngineFolder
 from vitcop.export.runtimes.onnxruntime.options import OnnxRuntimeOptions
 from vitcop.export.runtimes.onnxruntime.sessions import GraphSession
 from vitcop.plugins.errors import InputError
 
-_KEY_LENGTH = 16
 _FLOATS = ("tensor(float)", "tensor(float16)", "tensor(bfloat16)")
 
 
@@ -26,15 +22,11 @@ def build(bundle: Bundle, options: OnnxRuntimeOptions | None = None) -> EngineIn
     Raises InputError where a graph is refused or breaks the graph contract (naming graph and tensor).
     """
     options = options or OnnxRuntimeOptions()
-    inputs = _inputs(bundle, options)
-    key = sha256_of_json(inputs)[:_KEY_LENGTH]
-    home = bundle.engines_folder / "onnxruntime"
-    path = home / key
-    there = _read(path / "engine.json")
-    if there and there.get("inputs") == inputs:
-        reason = f"reused engine {key}: graphs, weights, options and versions are the same"
-        return EngineInfo(target="onnxruntime", key=key, path=path, reused=True, reason=reason, sidecar=there)
-    reason = _why(home, inputs)
+    place = EngineFolder(bundle, "onnxruntime", _inputs(bundle, options))
+    there = place.existing(f"reused engine {place.key}: graphs, weights, options and versions are the same")
+    if there is not None:
+        return there
+    reason = place.why()
     graphs = {}
     for part in GRAPHS:
         session = GraphSession(bundle, part, options)
@@ -43,21 +35,8 @@ def build(bundle: Bundle, options: OnnxRuntimeOptions | None = None) -> EngineIn
             side: [[v.name, v.type, list(v.shape)] for v in getattr(session, side).values()]
             for side in ("inputs", "outputs")
         }
-    sidecar = {"schema_version": 1, "target": "onnxruntime", "key": key, "inputs": inputs, "graphs": graphs}
-    staging = home / f".{key}.partial-{os.getpid()}"
-    staging.mkdir(parents=True, exist_ok=True)
-    try:
-        (staging / "engine.json").write_text(json.dumps(sidecar, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        shutil.rmtree(path, ignore_errors=True)
-        try:
-            os.rename(staging, path)
-        except OSError:
-            # Another build of the same key may have been faster; its engine is the same.
-            if (_read(path / "engine.json") or {}).get("inputs") != inputs:
-                raise
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return EngineInfo(target="onnxruntime", key=key, path=path, reused=False, reason=reason, sidecar=sidecar)
+    with place.staging() as staging:
+        return place.finish(staging, {"graphs": graphs}, reason)
 
 
 def check_contract(session: GraphSession, bundle: Bundle) -> None:
@@ -101,20 +80,3 @@ def _inputs(bundle: Bundle, options: OnnxRuntimeOptions) -> dict[str, Any]:
         "options": {"device": options.device, "threads": options.threads, "graph_optimization": "all"},
         "versions": installed_versions(("vitcop", "onnxruntime")),
     }
-
-
-def _read(path: Any) -> dict[str, Any] | None:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return data if isinstance(data, dict) else None
-
-
-def _why(home: Any, inputs: dict[str, Any]) -> str:
-    """Why an engine is built: what differs from the ones that are there."""
-    others = [found for path in sorted(home.glob("*/engine.json")) if (found := _read(path))]
-    differing = [[name for name in inputs if other.get("inputs", {}).get(name) != inputs[name]] for other in others]
-    if not differing:
-        return "built: no engine of this target was there"
-    return f"built: {', '.join(min(differing, key=len)) or 'engine.json'} differ from the engines that were there"

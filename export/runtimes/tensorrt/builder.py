@@ -4,18 +4,16 @@ Not run on a real TensorRT yet (docs/tensorrt.md keeps the list).
 """
 
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitcop.export.bundle import GRAPHS, Bundle
-from vitcop.export.bundle.hashing import sha256_of_file, sha256_of_json
+from vitcop.export.bundle.hashing import sha256_of_file
 from vitcop.export.bundle.versions import installed_versions
 from vitcop.export.runtimes.base import EngineInfo
+from vitcop.export.runtimes.engine_folder import EngineFolder
 from vitcop.export.runtimes.tensorrt.decode_graph import Cut, cut_attention
 from vitcop.export.runtimes.tensorrt.estimate import free_host_memory
 from vitcop.export.runtimes.tensorrt.installation import load_tensorrt, make_runtime, need_gpu, register_plugin
@@ -33,13 +31,11 @@ from vitcop.export.runtimes.tensorrt.options import TensorRtOptions
 from vitcop.export.runtimes.tensorrt.preparation import Preparation, plugin_library, prepare
 from vitcop.export.runtimes.tensorrt.profiles import Profile
 from vitcop.export.runtimes.tensorrt.settings import add_profile, configure, save_timing_cache
-from vitcop.export.runtimes.tensorrt.sidecar import NAME, MachineFacts, make_sidecar
+from vitcop.export.runtimes.tensorrt.sidecar import MachineFacts, sidecar_details
 from vitcop.plugins.errors import InputError
 
 if TYPE_CHECKING:
     import tensorrt as trt
-
-_KEY_LENGTH = 16
 
 
 def build(bundle: Bundle, options: TensorRtOptions | None = None) -> EngineInfo:
@@ -56,35 +52,22 @@ def build(bundle: Bundle, options: TensorRtOptions | None = None) -> EngineInfo:
     plugin = plugin_library(prepared.needs_plugin)
     form = kv_form(options.kv_cache)
     machine = MachineFacts.here(plugin)
-    inputs = engine_inputs(bundle, options, prepared, form, machine)
-    key = sha256_of_json(inputs)[:_KEY_LENGTH]
-    home = bundle.engines_folder / "tensorrt"
-    path = home / key
-    there = _read(path)
-    if there and there.get("inputs") == inputs:
-        reason = f"reused engine {key}: graphs, weights, options, versions and machine are the same"
-        return EngineInfo(target="tensorrt", key=key, path=path, reused=True, reason=reason, sidecar=there)
+    place = EngineFolder(bundle, "tensorrt", engine_inputs(bundle, options, prepared, form, machine))
+    there = place.existing(f"reused engine {place.key}: graphs, weights, options, versions and machine are the same")
+    if there is not None:
+        return there
     prepared.memory.check(
         host=free_host_memory(),
         device=torch.cuda.mem_get_info()[0],
         streaming=options.weight_streaming,
         where=str(bundle.path),
     )
-    reason = _why(home, inputs)
-    with _staging(home, key) as staging:
+    reason = place.why()
+    with place.staging() as staging:
         maker = EngineMaker(bundle, options, prepared, form, plugin)
         graphs = {part: maker.make(part, staging) for part in GRAPHS}
         kv = {"form": form, "capacities": list(prepared.capacities), "aliases": dict(aliases(maker.cuts))}
-        sidecar = make_sidecar(key, inputs, machine, graphs=graphs, kv=kv)
-        (staging / NAME).write_text(json.dumps(sidecar, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        shutil.rmtree(path, ignore_errors=True)
-        try:
-            os.rename(staging, path)
-        except OSError:
-            # Another build of the same key may have been faster; its engines are as good.
-            if (_read(path) or {}).get("inputs") != inputs:
-                raise
-    return EngineInfo(target="tensorrt", key=key, path=path, reused=False, reason=reason, sidecar=sidecar)
+        return place.finish(staging, sidecar_details(machine, graphs=graphs, kv=kv), reason)
 
 
 class EngineMaker:
@@ -225,31 +208,3 @@ def engine_inputs(
         "machine": asdict(machine),
         "versions": installed_versions(("vitcop",)),
     }
-
-
-@contextmanager
-def _staging(home: Path, key: str) -> Iterator[Path]:
-    """A folder under a temporary name; what is still in it afterwards is removed."""
-    staging = home / f".{key}.partial-{os.getpid()}"
-    staging.mkdir(parents=True, exist_ok=True)
-    try:
-        yield staging
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _read(folder: Path) -> dict[str, Any] | None:
-    try:
-        data = json.loads((folder / NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return data if isinstance(data, dict) else None
-
-
-def _why(home: Path, inputs: dict[str, Any]) -> str:
-    """Why engines are built: what differs from those that are there."""
-    others = [found for path in sorted(home.glob("*/" + NAME)) if (found := _read(path.parent))]
-    differing = [[name for name in inputs if other.get("inputs", {}).get(name) != inputs[name]] for other in others]
-    if not differing:
-        return "built: no engine of this target was there"
-    return f"built: {', '.join(min(differing, key=len)) or NAME} differ from the engines that were there"

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from vitcop.export.bundle import GRAPHS, Bundle
+from vitcop.export.runtimes.engine_folder import SIDECAR
 from vitcop.export.runtimes.tensorrt.options import TensorRtOptions
 from vitcop.export.runtimes.tensorrt.preparation import plugin_library
 from vitcop.export.runtimes.tensorrt.sidecar import (
-    NAME,
     MachineFacts,
     check_machine,
     check_plans,
@@ -29,7 +29,7 @@ def find_engine(
     several fit and the options do not tell which.
     """
     home = bundle.engines_folder / "tensorrt"
-    built = {path.parent: read_sidecar(path.parent) for path in sorted(home.glob(f"[!.]*/{NAME}"))}
+    built = {path.parent: read_sidecar(path.parent) for path in sorted(home.glob(f"[!.]*/{SIDECAR}"))}
     ours = {folder: sidecar for folder, sidecar in built.items() if _is_of(sidecar, bundle)}
     if not ours:
         stale = " that is there is of other graphs or weights" if built else " is built"

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from vitcop.export.bundle.hashing import sha256_of_file
+from vitcop.export.runtimes.engine_folder import SCHEMA_VERSION, SIDECAR
 from vitcop.export.runtimes.tensorrt.installation import driver_version, load_tensorrt, need_gpu, version_tuple
 from vitcop.plugins.errors import InputError
 
-SCHEMA_VERSION = 1
-NAME = "engine.json"
 _AMPERE = (8, 0)
 
 
@@ -46,30 +45,19 @@ class MachineFacts:
         )
 
 
-def make_sidecar(
-    key: str, inputs: dict[str, Any], machine: MachineFacts, *, graphs: dict[str, Any], kv: dict[str, Any]
-) -> dict[str, Any]:
-    """The contents of engine.json.
+def sidecar_details(machine: MachineFacts, *, graphs: dict[str, Any], kv: dict[str, Any]) -> dict[str, Any]:
+    """What engine.json says beside the inputs (options, profiles and schedule are among those).
 
     Args:
-        inputs: all that the engines depend on (the key is their hash), options, profiles and schedule included.
         graphs: for each graph its plan file, sha256, plugin layers, inputs and outputs.
         kv: form of the caches, their capacities and which output shares the memory of which input.
     """
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "target": "tensorrt",
-        "key": key,
-        "inputs": inputs,
-        "machine": asdict(machine),
-        "graphs": graphs,
-        "kv_cache": kv,
-    }
+    return {"machine": asdict(machine), "graphs": graphs, "kv_cache": kv}
 
 
 def read_sidecar(folder: Path) -> dict[str, Any]:
     """engine.json of a built engine. Raises InputError where it is missing, broken or of an unknown schema."""
-    path = folder / NAME
+    path = folder / SIDECAR
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -5,8 +5,6 @@ folder that the bundle names.
 """
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +12,7 @@ from vitcop.export.bundle import Bundle
 from vitcop.export.bundle.hashing import sha256_of_file, sha256_of_json, sha256_of_weights
 from vitcop.export.bundle.versions import installed_versions
 from vitcop.export.runtimes.base import EngineInfo
+from vitcop.export.runtimes.engine_folder import EngineFolder
 from vitcop.export.runtimes.tensorrt_llm.equivalent import VisionSide
 from vitcop.export.runtimes.tensorrt_llm.families import stock_of
 from vitcop.export.runtimes.tensorrt_llm.host_sources import host_digests
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
 TARGET_NAME = "tensorrt-llm"
 PACKAGE = "trtllm"
 
-_KEY_LENGTH = 16
-
 
 def build(bundle: Bundle, options: TensorRTLLMOptions | None = None) -> EngineInfo:
     """Write the package of a bundle; the same inputs reuse it.
@@ -45,33 +42,16 @@ def build(bundle: Bundle, options: TensorRTLLMOptions | None = None) -> EngineIn
     options = options or TensorRTLLMOptions()
     side = equivalent_of(bundle)
     family = family_of(load_config(bundle.path))
-    inputs = _inputs(bundle, family)
-    key = sha256_of_json(inputs)[:_KEY_LENGTH]
-    home = bundle.engines_folder / TARGET_NAME
-    path = home / key
-    there = _read(path / "engine.json")
-    if there and there.get("inputs") == inputs:
-        reason = f"reused package {key}: schedule, weights and versions are the same"
-        return EngineInfo(target=TARGET_NAME, key=key, path=path, reused=True, reason=reason, sidecar=there)
+    place = EngineFolder(bundle, TARGET_NAME, _inputs(bundle, family))
+    there = place.existing(f"reused package {place.key}: schedule, weights and versions are the same")
+    if there is not None:
+        return there
     checkpoint = _checkpoint(bundle, options)
-    sidecar = {"schema_version": 1, "target": TARGET_NAME, "key": key, "inputs": inputs, "report": report_lines(side)}
-    staging = home / f".{key}.partial-{os.getpid()}"
-    shutil.rmtree(staging, ignore_errors=True)
-    try:
-        _write(staging / PACKAGE, side, family, checkpoint, bundle)
-        (staging / "engine.json").write_text(_json(sidecar), encoding="utf-8")
-        shutil.rmtree(path, ignore_errors=True)
-        try:
-            os.rename(staging, path)
-        except OSError:
-            # Another build of the same key may have been faster; its package is the same.
-            if (_read(path / "engine.json") or {}).get("inputs") != inputs:
-                raise
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     changed = sum(stage.honoured != "exactly" for stage in side.report)
-    reason = f"packaged {key}: {len(side.report) - changed} stages as scheduled, {changed} otherwise"
-    return EngineInfo(target=TARGET_NAME, key=key, path=path, reused=False, reason=reason, sidecar=sidecar)
+    reason = f"packaged {place.key}: {len(side.report) - changed} stages as scheduled, {changed} otherwise"
+    with place.staging() as staging:
+        _write(staging / PACKAGE, side, family, checkpoint, bundle)
+        return place.finish(staging, {"report": report_lines(side)}, reason)
 
 
 def _write(folder: Path, side: VisionSide, family: "Family", checkpoint: "Checkpoint", bundle: Bundle) -> None:
@@ -115,14 +95,6 @@ def _inputs(bundle: Bundle, family: "Family") -> dict[str, Any]:
         "sources": sha256_of_json(sources | host_digests(type(family).__module__)),
         "versions": installed_versions(("vitcop", "torch", "transformers", "onnx", "onnxscript")),
     }
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _json(data: dict[str, Any]) -> str:
