@@ -41,7 +41,7 @@ def test_other_options_make_another_engine_and_say_so(tmp_path, model_folder):
 
 
 def test_two_builds_of_one_engine_at_once(tmp_path, model_folder, monkeypatch):
-    bundle, rename = write_toy(tmp_path / "b", model_folder), builder.os.rename
+    bundle, rename = write_toy(tmp_path / "b", model_folder), engine_folder.os.rename
 
     def late(source, target):
         shutil.copytree(source, target)
