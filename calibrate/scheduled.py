@@ -84,7 +84,7 @@ class ScheduledRunner:
         on_layer: called in prefill after each decoder layer with what the layer made of its tokens; for observers.
 
     Raises InputError where the schedule is for another depth than the model's, or asks for a score that it lacks, or
-    where sliding windows meet FlashAttention.
+    where sliding windows meet FlashAttention or reindexed positions.
     """
 
     def __init__(
@@ -106,6 +106,11 @@ class ScheduledRunner:
             raise InputError(
                 f"sliding windows ({family.window} tokens) cannot be used with --attn flash_attention_2: it counts a "
                 "window in tokens present, not in places of the full prompt; use sdpa"
+            )
+        if family.window is not None and schedule.positions != "original":
+            raise InputError(
+                f"positions {schedule.positions!r} lose the places that sliding windows ({family.window} tokens) "
+                "count; use positions 'original'"
             )
         self.model = model
         self.family = family

@@ -72,6 +72,7 @@ class Family(ABC):
 
     def __init__(self, config: Any) -> None:
         self.config = config
+        self._check_windows()
         self.check()
 
     # -- facts, from the config alone ---------------------------------------------------------------------------------
@@ -169,8 +170,11 @@ class Family(ABC):
         return self.config.text_config.sliding_window if self.sliding_layers else None
 
     def check_decoder(self, *types: str) -> None:
-        """Raises InputError where the language model is of another type, or its config has a window that it ignores."""
+        """Raises InputError where the language model is of another type."""
         self.require(text_config__model_type=types)
+
+    def _check_windows(self) -> None:
+        """Raises InputError for sliding windows in the config of a language model that has none, and ignores them."""
         text = self.config.text_config
         if self.sliding_layers and "sliding_window" not in type(text)().to_dict():
             raise InputError(

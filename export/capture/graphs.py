@@ -69,7 +69,7 @@ class _Graph(nn.Module):
 
         Args:
             mask: bool [B,1,Q,K], what a query may see.
-            back: int64 [B,1,Q,K], how many places behind the query a key stands; where layers have sliding windows.
+            back: int32 [B,1,Q,K], how many places behind the query a key stands; where layers have sliding windows.
         """
         slid = mask if back is None else torch.logical_and(mask, back < self.family.window)
         masks = {"full_attention": mask, "sliding_attention": slid}
@@ -128,7 +128,8 @@ class _Prefill(_Graph):
         real = attention_mask.to(torch.bool).unsqueeze(1).unsqueeze(1)
         mask = torch.logical_or(torch.logical_and(causal, real), diagonal)
         with self._adding(list(planes.values()), visual_index):
-            back = None if self.family.window is None else _places_back(places_of(position_ids))
+            places = places_of(position_ids)
+            back = None if self.family.window is None else _places_back(places, places)
             return self.decoder(hidden, mask, back, position_ids, _KeyValues())
 
     @contextmanager
@@ -162,13 +163,13 @@ class _Decode(_Graph):
         pairs = [(past[f"past_key_{i}"], past[f"past_value_{i}"]) for i in range(len(past) // 2)]
         hidden = self.family.language_model(self.model).embed_tokens(input_ids)
         mask = attention_mask_0.to(torch.bool).unsqueeze(1).unsqueeze(1)
-        back = None if key_places_0 is None else _places_back(key_places_0)[:, :, -1:]
+        back = None if key_places_0 is None else _places_back(key_places_0[:, -1:], key_places_0)
         return self.decoder(hidden, mask, back, position_ids, _KeyValues(pairs))
 
 
-def _places_back(places: Tensor) -> Tensor:
-    """[B,K] -> [B,1,K,K]: how many places behind each query each key stands."""
-    return (places.unsqueeze(2) - places.unsqueeze(1)).unsqueeze(1)
+def _places_back(queries: Tensor, keys: Tensor) -> Tensor:
+    """[B,Q], [B,K] -> int32 [B,1,Q,K]: how many places behind each query each key stands."""
+    return (queries.to(torch.int32).unsqueeze(2) - keys.to(torch.int32).unsqueeze(1)).unsqueeze(1)
 
 
 def capture_vision(

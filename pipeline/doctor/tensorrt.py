@@ -34,13 +34,20 @@ def bindings() -> tuple[str | None, str]:
 
 def libraries() -> tuple[str | None, str]:
     """(version and place of the full library or None, what is wrong with what is there or "")."""
+    troubles = []
     for place in _places():
         loaded = load(place, "createInferBuilder_INTERNAL", number_function="getInferLibVersion")
         if loaded.error is not None or loaded.number is None:
-            return None, f"{place}: {loaded.error}"
+            troubles.append(f"{place}: {loaded.error}")
+            continue
         # major · 10000 + minor · 100 + patch, since TensorRT 10.
         version = (loaded.number // 10_000, loaded.number // 100 % 100, loaded.number % 100)
-        return _new_enough(f"{'.'.join(map(str, version))} ({place})", version[:2])
+        found, trouble = _new_enough(f"{'.'.join(map(str, version))} ({place})", version[:2])
+        if found is not None:
+            return found, ""
+        troubles.append(trouble)
+    if troubles:
+        return None, troubles[0]
     lean = [f"{name} {version_of(name)}" for name in _LEAN if version_of(name) != NOT_INSTALLED]
     return None, f"{lean[0]} is there, but it only runs engines" if lean else ""
 

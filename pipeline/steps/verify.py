@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vitcop.pipeline.console import Console
 from vitcop.pipeline.inspection import table
 from vitcop.pipeline.partial import write_text
-from vitcop.plugins.errors import InputError, MissingError
+from vitcop.plugins.errors import InputError
 
 if TYPE_CHECKING:
     from vitcop.calibrate.samples import Sample
@@ -111,8 +111,8 @@ def _locate(bundle: "Bundle", target: "Target", samples: "Sequence[Sample]", con
     _, batch = next(iter(batches(samples, load_processor(bundle.processor_folder), family_in(bundle.path), 1)))
     try:
         lines = look(bundle, batch) if batch.num_visual else ["the first sample has no image"]
-    except MissingError as missing:
-        lines = [str(missing)]
+    except Exception as error:  # A look for the cause may fail in any way; the verdict stands.
+        lines = [f"not located: {error}"]
     for line in lines:
         console.note(f"export loss: {line}")
 

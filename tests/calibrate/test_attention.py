@@ -53,13 +53,25 @@ def test_a_window_reaches_back_in_places_not_in_tokens():
     assert torch.equal(last, mask[:, -1:])
 
 
-def test_flash_attention_does_not_meet_windows(tiny, monkeypatch):
-    model, family = tiny.model, tiny.family
-    monkeypatch.setattr(type(family), "sliding_layers", frozenset({0}))
-    monkeypatch.setattr(family.config.text_config, "sliding_window", 8, raising=False)
+@pytest.fixture
+def windowed(tiny, monkeypatch):
+    """The tiny model, whose family says that its first layer has a sliding window."""
+    monkeypatch.setattr(type(tiny.family), "sliding_layers", frozenset({0}))
+    monkeypatch.setattr(tiny.family.config.text_config, "sliding_window", 8, raising=False)
+    return tiny
+
+
+def test_flash_attention_does_not_meet_windows(windowed, monkeypatch):
+    model, family = windowed.model, windowed.family
     monkeypatch.setattr(family.language_model(model).config, "_attn_implementation", "flash_attention_2")
     with pytest.raises(InputError, match="sliding windows \\(8 tokens\\) cannot be used with --attn flash_attention_2"):
         ScheduledRunner(model, family, Schedule(num_layers=family.num_layers))
+
+
+def test_reindexed_positions_do_not_meet_windows(windowed):
+    schedule = Schedule(num_layers=windowed.family.num_layers, positions="reindexed")
+    with pytest.raises(InputError, match="positions 'reindexed' lose the places that sliding windows"):
+        ScheduledRunner(windowed.model, windowed.family, schedule)
 
 
 def test_the_command_line_offers_what_loading_takes():

@@ -12,8 +12,10 @@ from family_case import Prompt, prepare
 from qwen_parts import BATCHES, token_types
 
 from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.loading import load_model
+from vitcop.calibrate.families import family_of
+from vitcop.calibrate.loading import load_config, load_model
 from vitcop.calibrate.vision_stage import run_vision
+from vitcop.plugins.errors import InputError
 
 BUILDERS = {"qwen2_5_vl": qwen2_5_vl_cases.build, "qwen3_vl": qwen3_vl_cases.build}
 
@@ -84,6 +86,15 @@ def test_positions_are_those_of_the_model(subject, seed):
     np.testing.assert_array_equal(found[..., 0], np.maximum(batch.attention_mask.cumsum(1) - 1, 0))
     after = deltas.numpy() + batch.attention_mask.sum(axis=1, keepdims=True)
     np.testing.assert_array_equal(replace(batch, position_ids=found).next_position[:, 1:], np.repeat(after, 3, axis=1))
+
+
+def test_a_window_that_the_language_model_would_ignore_is_refused(tmp_path):
+    stray = load_config(qwen3_vl_cases.build(tmp_path / "model"))
+    stray.text_config.sliding_window = 4096
+    with pytest.raises(
+        InputError, match="sliding_window 4096 is not supported for qwen3_vl: .* has no sliding windows"
+    ):
+        family_of(stray)
 
 
 def test_windows_of_the_tower_are_none_of_the_language_model(subject):

@@ -236,6 +236,18 @@ def test_tensorrt_libraries(tmp_path, monkeypatch, bare, number, found, trouble)
     assert tensorrt.libraries() == expected
 
 
+def test_a_broken_library_does_not_hide_a_sound_one(tmp_path, monkeypatch, bare):
+    sound = build_library(
+        tmp_path, "int getInferLibVersion(void) { return 110400; }\nvoid createInferBuilder_INTERNAL(void) {}\n"
+    )
+    broken = tmp_path / "libnvinfer.so.11"
+    broken.write_bytes(b"not a library")
+    monkeypatch.setattr(tensorrt, "_places", lambda: [str(broken), str(sound)])
+    assert tensorrt.libraries() == (f"11.4.0 ({sound})", "")
+    monkeypatch.setattr(tensorrt, "_places", lambda: [str(broken)])
+    assert tensorrt.libraries()[0] is None and str(broken) in tensorrt.libraries()[1]
+
+
 def test_tensorrt_libraries_of_the_lean_runtime_alone(monkeypatch, bare):
     assert tensorrt.libraries() == (None, "")
     monkeypatch.setattr(tensorrt, "version_of", lambda name: "11.4" if "lean-cu13" in name else "not installed")

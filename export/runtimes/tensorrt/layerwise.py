@@ -88,7 +88,7 @@ def prompt_feeds(bundle: Bundle, batch: PromptBatch) -> dict[str, dict[str, np.n
     session = GraphSession(bundle, "vision", OnnxRuntimeOptions())
     feeds = {name: batch.vision_inputs[name] for name in session.inputs}
     seen = session.run(feeds)
-    short = batch.after_vision(seen["kept_patches"]) if "kept_patches" in seen else batch
+    short = batch.after_drop(seen["kept_patches"]) if "kept_patches" in seen else batch
     names = ("input_ids", "attention_mask", "position_ids", "visual_index")
     carried = (*plane_names(bundle.manifest.architecture.num_planes), *carried_tensors(bundle.schedule))
     prefill = {name: getattr(short, name) for name in names} | {name: seen[name] for name in carried}
