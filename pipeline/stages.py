@@ -245,7 +245,13 @@ def _export_versions(recipe: Recipe) -> dict[str, str]:
 
 
 def _target_versions(recipe: Recipe) -> dict[str, str]:
-    return _torch_versions(recipe) | versions_of(recipe.build.target)
+    return _torch_versions(recipe) | _engine_versions(recipe)
+
+
+def _engine_versions(recipe: Recipe) -> dict[str, str]:
+    from vitcop.export.runtimes import open_target
+
+    return versions_of() | open_target(recipe.build.target).versions()
 
 
 def _bench_versions(recipe: Recipe) -> dict[str, str]:
@@ -279,7 +285,7 @@ STAGES: tuple[Stage, ...] = (
         outputs=(Output(path="build.json"), Output(path="bundle/engines", in_place=True, optional=True)),
         settings=("build", "device"),
         after=("bundle",),
-        versions=lambda recipe: versions_of(recipe.build.target),
+        versions=_engine_versions,
         run=_run_build,
     ),
     Stage(

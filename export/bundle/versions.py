@@ -8,7 +8,7 @@ BUNDLE_PACKAGES = ("vitcop", "torch", "transformers", "onnx")
 
 NOT_INSTALLED = "not installed"
 
-_VARIANTS = {"onnxruntime": ("onnxruntime-gpu",)}
+_VARIANTS = {"onnxruntime": ("onnxruntime-gpu",), "tensorrt": ("tensorrt-cu13", "tensorrt-cu12")}
 """Distributions that stand in for another; the first that is installed counts, and its name is told."""
 
 

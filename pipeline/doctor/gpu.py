@@ -5,7 +5,7 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from vitcop.pipeline.doctor.programs import output
+from vitcop.export.programs import output
 
 
 def driver() -> str | None:

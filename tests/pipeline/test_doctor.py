@@ -185,7 +185,7 @@ def test_gpu_rows(programs):
 
 
 def test_programs_that_fail_or_hang(tmp_path, monkeypatch):
-    from vitcop.pipeline.doctor import programs
+    from vitcop.export import programs
 
     monkeypatch.setattr(programs, "_LONGEST", 0.2)
     for name, body in (("fails", "echo text; exit 3"), ("hangs", "sleep 5"), ("works", "echo text")):

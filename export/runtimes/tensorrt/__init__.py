@@ -11,7 +11,7 @@ from vitcop.export.bundle import Bundle
 from vitcop.export.bundle.versions import installed_versions
 from vitcop.export.runtimes.base import EngineInfo
 from vitcop.export.runtimes.tensorrt.options import TensorRtOptions
-from vitcop.plugins.errors import InputError
+from vitcop.plugins.errors import InputError, MissingError
 
 if TYPE_CHECKING:
     from vitcop.export.runtimes.tensorrt.dry_run import DryRun
@@ -81,7 +81,18 @@ class TensorRtTarget:
         return locate_export_loss(bundle, batch)
 
     def versions(self) -> dict[str, str]:
-        return installed_versions(("tensorrt",))
+        """Engines are of one GPU and one plugin library, too."""
+        from vitcop.export.measure.machine import gpus
+        from vitcop.plugins.tensorrt.paths import plugin_path, plugin_sha256
+
+        try:
+            plugin = plugin_path()
+        except MissingError:
+            plugin = None
+        return installed_versions(("tensorrt",)) | {
+            "GPU": "; ".join(gpus()) or "none",
+            "plugin": plugin_sha256(plugin) if plugin is not None else "none",
+        }
 
 
 TARGET = TensorRtTarget()

@@ -1,11 +1,10 @@
 """What of TensorRT is on this machine. Nothing here is imported before it is asked for."""
 
 import ctypes
-import shutil
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitcop.export.programs import output
 from vitcop.plugins.errors import MissingError
 
 if TYPE_CHECKING:
@@ -59,15 +58,8 @@ def need_gpu() -> Any:
 
 def driver_version() -> str:
     """The NVIDIA driver's version as nvidia-smi tells it; "unknown" where there is none."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return "unknown"
-    command = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return done.stdout.strip().splitlines()[0].strip() if done.returncode == 0 and done.stdout.strip() else "unknown"
+    found = output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").split()
+    return found[0] if found else "unknown"
 
 
 def register_plugin(registry: "trt.IPluginRegistry", path: str) -> None:
