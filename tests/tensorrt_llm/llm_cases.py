@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_next_cases import build_llava_next
+from llava_onevision_cases import build_llava_onevision
 from qwen2_5_vl_cases import build as build_qwen2_5_vl
 from qwen3_vl_cases import build as build_qwen3_vl
 
@@ -18,6 +19,7 @@ BUILDERS = {
     "qwen2_5_vl": build_qwen2_5_vl,
     "qwen3_vl": build_qwen3_vl,
     "llava_next": build_llava_next,
+    "llava_onevision": build_llava_onevision,
 }
 
 

@@ -2,6 +2,7 @@
 emitted packages, collected from their syntax trees, against api.json."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,7 @@ def test_every_source_is_named():
     named = {about["file"] for about in TABLE["modules"].values()}
     members = [m for a in TABLE["modules"].values() for n in a["names"].values() for m in n.get("members", {}).values()]
     named |= {member["file"] for member in members} | set(TABLE["request_keys"].values())
-    named |= set(TABLE["serve_options"].values())
+    named |= set(TABLE["serve_options"].values()) | set(TABLE["embedding_keys"].values()) | set(TABLE["windows"])
     assert named <= set(TABLE["files"]) and TABLE["repository"] == "NVIDIA/TensorRT-LLM"
     assert all(len(commit) == 40 and int(commit, 16) for commit in TABLE["files"].values())
 
@@ -148,6 +149,21 @@ def test_keys_of_requests_are_in_the_table():
         if isinstance(node, ast.Compare) and isinstance(node.comparators[0], ast.Constant):
             used |= {each.value for each in node.comparators if isinstance(each.value, str)}
     assert used == set(TABLE["request_keys"])
+
+
+def test_what_the_documentation_uses_is_in_the_table():
+    """Options of trtllm-serve, and the key of a request with embeddings, in README, docs and the package's example."""
+    root = Path(__file__).parents[2]
+    texts = [(root / name).read_text(encoding="utf-8") for name in ("README.md", "docs/tensorrt-llm.md")]
+    commands = [
+        each for text in texts for each in re.findall(r"^(?:VITCOP\S+ )?trtllm-serve (?:.*\\\n)*.*", text, re.MULTILINE)
+    ]
+    assert len(commands) == 2
+    assert {option for command in commands for option in re.findall(r"--\w+", command)} == set(TABLE["serve_options"])
+    example = (HOME / packages.VISION / "__init__.py").read_text(encoding="utf-8")
+    for text in (texts[1], example):
+        ((key, inner),) = re.findall(r'llm\.generate\(\{"prompt": text, "(\w+)": \{"(\w+)": embeddings', text)
+        assert {key, inner} == set(TABLE["embedding_keys"])
 
 
 def test_every_family_file_is_packaged_and_every_packaged_family_has_one():

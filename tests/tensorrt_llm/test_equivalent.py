@@ -58,6 +58,43 @@ def test_tokens_are_the_mean_over_the_layers_but_for_rounding(schedule, num_visu
     assert abs(count - Fraction(sum(layers), len(layers))) < 1 + len(schedule.drops) + (schedule.vision is not None) + 1
 
 
+@st.composite
+def long_schedules(draw):
+    """Keep fractions of parts so large that their products do not fit a schedule."""
+    parts = st.tuples(st.integers(1, MAX_INT - 1), st.integers(MAX_INT // 2, MAX_INT - 1))
+    long = parts.map(lambda pair: (min(pair), max(pair)))
+    layers = draw(st.integers(3, 12))
+    vision = draw(st.none() | st.builds(VisionStage, keep=long, clusters=st.just(Clusters(centers=(3, 10)))))
+    drops = [
+        Drop(layer=layer, keep=draw(long))
+        for layer in sorted(draw(st.sets(st.integers(1, layers - 1), min_size=1, max_size=3)))
+    ]
+    if vision is not None and draw(st.booleans()):
+        drops[0] = replace(drops[0], op="merge")
+    return Schedule(num_layers=layers, vision=vision, drops=tuple(drops))
+
+
+@given(long_schedules())
+def test_a_long_budget_is_met_from_below(schedule):
+    side = side_of(schedule)
+    assert 0 <= budget_of(schedule) - Fraction(*side.keep) < Fraction(1, 10**9) or side.keep[0] == 1
+    for num, den in filter(None, (side.vision.keep, side.merge)):
+        assert 0 < num <= den < MAX_INT
+
+
+@given(schedules() | long_schedules(), st.integers(1, 100_000))
+def test_tokens_are_the_floors_of_the_exact_share(schedule, num_visual):
+    """Of the whole share where tokens are selected; of one share after the other where they are merged as well. The
+    bounded share lies less than 1e-9 lower, so a floor may be lower by one; at least one token stays."""
+    side, budget = side_of(schedule), budget_of(schedule)
+    if side.merge is None:
+        exact = num_visual * budget // 1
+    else:
+        stage = Fraction(*schedule.vision.keep)
+        exact = max(1, num_visual * stage // 1) * (budget / stage) // 1
+    assert max(1, exact) - side.count(num_visual) in ((0,) if Fraction(*side.keep) == budget else (0, 1))
+
+
 @given(schedules(), st.integers(1, 2000))
 def test_more_visual_tokens_never_leave_fewer(schedule, num_visual):
     side = side_of(schedule)

@@ -12,6 +12,7 @@ from llm_stand_ins import REGISTERED
 
 from vitcop.calibrate.scheduled import ScheduledRunner
 from vitcop.calibrate.vision_stage import keep_patches, run_vision
+from vitcop.export.runtimes.tensorrt_llm.families import stock_of
 from vitcop.plugins import ops
 
 SIZES = ((56, 32), (40, 48), (64, 24))
@@ -149,6 +150,45 @@ def test_without_gaps_in_one_axis_the_places_are_told_all_the_same(packaged, imp
     assert pruned.position_delta == dropped
 
 
+def test_several_images_are_refused_where_one_alone_is_processed_otherwise(packaged, imported):
+    """LLaVA-OneVision tiles an image that is alone in its prompt."""
+    subject = packaged("llava_onevision", "selecting")
+    imported(subject.folder)
+    from vitcop_vision import VisionSide
+
+    side, images = VisionSide(), pictures(2)
+    (found,) = side.prompt(text_of(subject, 1), images[:1]).images
+    ((embeddings, kept),) = expected_of(subject, images[:1])
+    np.testing.assert_array_equal(found.kept, kept)
+    # The features of this tiny model are in the tens, and sums of four weighted rows.
+    np.testing.assert_allclose(found.embeddings, embeddings, atol=1e-4 * np.abs(embeddings).max())
+    with pytest.raises(ValueError, match="the prompt has 2 images.*send one image"):
+        side.prompt(text_of(subject, 2), images)
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "llava_next", "llava_onevision"])
+def test_which_families_process_an_image_by_its_company(packaged, family):
+    """The table is right: visual tokens of an image alone, and of the same image beside another."""
+    subject, (first, second) = packaged(family, "selecting"), pictures(2)
+    tokens = [
+        int(
+            (
+                subject.family.prepare(subject.processor, [text_of(subject, len(images))], [images]).visual_index >= 0
+            ).sum()
+        )
+        for images in ([first], [second], [first, second])
+    ]
+    assert (tokens[2] != tokens[0] + tokens[1]) == stock_of(family).one_image
+
+
+def test_a_device_that_is_not_known(packaged, imported):
+    imported(packaged("qwen2_5_vl", "merging").folder)
+    from vitcop_vision import VisionSide
+
+    with pytest.raises(RuntimeError, match="device 'gpu' is not known: cpu, cuda .*VITCOP_VISION_DEVICE"):
+        VisionSide(device="gpu")
+
+
 def test_it_runs_without_vitcop_and_without_torch(packaged, tmp_path):
     subject = packaged("qwen2_5_vl", "merging")
     image = tmp_path / "image.png"
@@ -214,8 +254,25 @@ def test_what_the_model_package_refuses_and_counts(packaged, imported):
         subject.processor.token_ids("USER: red ASSISTANT:"),
         None,
     )
+    # Ids of text alone stay as they are, also where encoding their text would give others.
+    ids = [id for word in ("red", "what") for id in subject.processor.token_ids(word)] * 2
+    for media in ({}, {"multi_modal_data": None}, {"multi_modal_data": {"image": [], "video": None}}):
+        assert processor({"prompt_token_ids": ids, **media}, None) == (ids, None)
+    (image,) = pictures(1)
+    text = text_of(subject, 1)
+    listed, data = processor({"prompt": text, "multi_modal_data": {"image": [image]}, "mm_processor_kwargs": {}}, None)
+    bare, same = processor({"prompt": text, "multi_modal_data": {"image": image}}, None)
+    assert bare == listed
+    for a, b in zip(
+        *(each["multimodal_data"]["multimodal_embedding"] for each in (data, same)),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, atol=0, rtol=0)
+    settings = {"prompt": text, "multi_modal_data": {"image": image}, "mm_processor_kwargs": {"max_pixels": 784}}
+    with pytest.raises(ValueError, match="mm_processor_kwargs .*max_pixels.*takes no other settings"):
+        processor(settings, None)
     assert processor.get_num_tokens_per_image(image=100) == subject.side.count(100)
-    for inputs in ({"video": [object()]}, {"image": [], "audio": [object()]}):
+    for inputs in ({"video": [object()]}, {"video": object()}, {"image": [], "audio": [object()]}):
         with pytest.raises(ValueError, match="takes no video and no audio"):
             processor({"prompt": "x", "multi_modal_data": inputs}, None)
     with pytest.raises(ValueError, match="takes no video"):
@@ -244,7 +301,7 @@ def test_an_image_that_is_too_small_is_refused_before_the_graph(packaged, import
     imported(packaged("qwen2_5_vl", "merging").folder)
     from vitcop_vision import Settings
 
-    settings = Settings(family="f", family_class="F", keep=(1, 3), merge=(1, 4), planes=())
+    settings = Settings(family="f", family_class="F", keep=(1, 3), merge=(1, 4), one_image=False, planes=())
     assert [settings.count(num_visual) for num_visual in (12, 24, 100)] == [1, 2, 8]
     for small in (1, 2, 3, 11):
         with pytest.raises(ValueError, match=f"an image of {small} visual tokens is too small"):

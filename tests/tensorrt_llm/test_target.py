@@ -21,6 +21,7 @@ from vitcop.export.bundle import Bundle
 from vitcop.export.bundle.hashing import sha256_of_file
 from vitcop.export.runtimes import open_target, target_names
 from vitcop.export.runtimes.tensorrt_llm import vision_side
+from vitcop.export.runtimes.tensorrt_llm.builder import damage_of
 from vitcop.export.runtimes.tensorrt_llm.manifest import manifest_of
 from vitcop.export.runtimes.tensorrt_llm.vision_graph import export_vision
 from vitcop.pipeline.cli import cli
@@ -84,21 +85,92 @@ def test_the_manifest_says_what_each_artefact_honours(packaged):
     assert manifest["tensorrt_llm"]["source"]["files"]
 
 
-def test_sliding_windows_are_told(packaged):
-    """The runtime counts a window in tokens that are there, the schedule in places of the full prompt."""
+@pytest.mark.parametrize(
+    ("language_model", "told"),
+    [
+        ("qwen2", "Qwen2 attention is given no window"),
+        ("qwen2_5_vl_text", "Qwen2 attention is given no window"),
+        ("mistral", "Mistral attention counts them in tokens that are there"),
+        ("qwen3", "not read for this language model"),
+    ],
+)
+def test_sliding_windows_are_told(packaged, language_model, told):
+    """What the runtime makes of them depends on the language model."""
     subject = packaged("qwen2_5_vl", "merging")
     facts = subject.bundle.manifest.architecture
     for layers in ((), (0, 2)):
         sliding = replace(subject.bundle.manifest, architecture=replace(facts, sliding_layers=layers))
-        manifest = manifest_of(subject.side, sliding, dtype="float32", folder=subject.folder)
+        manifest = manifest_of(
+            subject.side, sliding, dtype="float32", language_model=language_model, folder=subject.folder
+        )
         for artefact in manifest["artefacts"].values():
-            told = [line for line in artefact["approximated"] if line.startswith("sliding windows: ")]
-            assert len(told) == bool(layers)
+            lines = [line for line in artefact["approximated"] if line.startswith("sliding windows: ")]
+            assert len(lines) == bool(layers) and all(told in line for line in lines)
+
+
+def test_another_float_type_than_the_bundles_is_told(packaged):
+    """A bfloat16 bundle is packaged in fp32."""
+    subject = packaged("qwen2_5_vl", "merging")
+    facts = subject.bundle.manifest.architecture
+    for kind in ("float32", "bfloat16"):
+        bundle = replace(subject.bundle.manifest, architecture=replace(facts, dtype=kind))
+        manifest = manifest_of(
+            subject.side, bundle, dtype="float32", language_model="qwen2_5_vl_text", folder=subject.folder
+        )
+        for artefact in manifest["artefacts"].values():
+            lines = [line for line in artefact["approximated"] if line.startswith("types: ")]
+            assert len(lines) == (kind == "bfloat16") and all("computes in float32" in line for line in lines)
+
+
+def test_a_selecting_equivalent_can_be_exported_and_a_merging_one_cannot(packaged):
+    selecting, merging = packaged("llava_next", "selecting"), packaged("qwen2_5_vl", "merging")
+    told = [json.loads((each.folder / "manifest.json").read_text())["equivalent"] for each in (selecting, merging)]
+    assert told[0]["schedule_file"] == "equivalent.schedule.json" and told[1]["schedule_file"] is None
+    assert Schedule.load(selecting.folder / "equivalent.schedule.json") == selecting.side.schedule
+    assert selecting.side.schedule.drops == () and not (merging.folder / "equivalent.schedule.json").exists()
+    assert "cannot be exported and verified" in told[1]["why_no_schedule_file"]
+    assert all("fixed rule" in each["chosen"] and "nothing was measured" in each["chosen"] for each in told)
+
+
+def test_limits_are_told(packaged):
+    manifests = [
+        json.loads((packaged(family, "selecting").folder / "manifest.json").read_text())
+        for family in ("llava_next", "llava_onevision")
+    ]
+    limits = [manifest["artefacts"]["vitcop_vision"]["limits"] for manifest in manifests]
+    assert [any("several images" in line for line in lines) for lines in limits] == [False, True]
+    assert all(any("transformers >=5.14" in line for line in lines) for lines in limits)
+    model = json.loads((packaged("qwen2_5_vl", "merging").folder / "manifest.json").read_text())["artefacts"]
+    assert any("mm_processor_kwargs" in line for line in model["vitcop_model"]["limits"])
+
+
+def test_a_damaged_package_is_made_anew(packaged, target, tmp_path):
+    subject = packaged("llava_next", "selecting")
+    bundle = Bundle.open(shutil.copytree(subject.bundle.path, tmp_path / "bundle"))
+    assert target.build(bundle).reused
+    home = bundle.engines_folder / "tensorrt-llm" / subject.engine.key / "trtllm"
+    assert damage_of(home) is None
+    settings, weights = home / "vitcop_vision" / "settings.json", home / "vitcop_vision" / "vision.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1])
+    assert damage_of(home) == f"vitcop_vision/vision.safetensors has {len(whole) - 1} bytes, not {len(whole)}"
+    settings.unlink()
+    assert damage_of(home) == "vitcop_vision/settings.json is missing"
+    built = target.build(bundle)
+    assert not built.reused and "damaged: vitcop_vision/settings.json is missing" in built.reason
+    assert damage_of(home) is None and weights.read_bytes() == whole
+    for text in ("", "{}"):
+        (home / "manifest.json").write_text(text)
+        assert damage_of(home) == "manifest.json cannot be read"
 
 
 def test_a_family_of_one_axis_gets_no_model_package(packaged):
     subject = packaged("llava_next", "selecting")
-    assert sorted(path.name for path in subject.folder.iterdir()) == ["manifest.json", "vitcop_vision"]
+    assert sorted(path.name for path in subject.folder.iterdir()) == [
+        "equivalent.schedule.json",
+        "manifest.json",
+        "vitcop_vision",
+    ]
     manifest = json.loads((subject.folder / "manifest.json").read_text())
     assert manifest["artefacts"]["vitcop_model"]["what"] is None
     assert "one rotary axis" in manifest["artefacts"]["vitcop_model"]["why_not"]

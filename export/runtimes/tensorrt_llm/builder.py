@@ -12,11 +12,11 @@ from vitcop.export.bundle import Bundle
 from vitcop.export.bundle.hashing import sha256_of_file, sha256_of_json, sha256_of_weights
 from vitcop.export.bundle.versions import installed_versions
 from vitcop.export.runtimes.base import EngineInfo
-from vitcop.export.runtimes.engine_folder import EngineFolder
+from vitcop.export.runtimes.engine_folder import EngineFolder, read_json
 from vitcop.export.runtimes.tensorrt_llm.equivalent import VisionSide
 from vitcop.export.runtimes.tensorrt_llm.families import stock_of
 from vitcop.export.runtimes.tensorrt_llm.host_sources import host_digests
-from vitcop.export.runtimes.tensorrt_llm.manifest import manifest_of, report_lines
+from vitcop.export.runtimes.tensorrt_llm.manifest import SCHEDULE_FILE, manifest_of, report_lines
 from vitcop.export.runtimes.tensorrt_llm.options import TensorRTLLMOptions
 from vitcop.export.runtimes.tensorrt_llm.packages import MODEL, VISION, write_model_package, write_vision_package
 from vitcop.export.runtimes.tensorrt_llm.plan import equivalent_of
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 TARGET_NAME = "tensorrt-llm"
 PACKAGE = "trtllm"
+MANIFEST = "manifest.json"
 
 
 def build(bundle: Bundle, options: TensorRTLLMOptions | None = None) -> EngineInfo:
@@ -44,11 +45,14 @@ def build(bundle: Bundle, options: TensorRTLLMOptions | None = None) -> EngineIn
     family = family_of(load_config(bundle.path))
     place = EngineFolder(bundle, TARGET_NAME, _inputs(bundle, family))
     there = place.existing(f"reused package {place.key}: schedule, weights and versions are the same")
-    if there is not None:
+    damaged = None if there is None else damage_of(place.path / PACKAGE)
+    if there is not None and damaged is None:
         return there
     checkpoint = _checkpoint(bundle, options)
     changed = sum(stage.honoured != "exactly" for stage in side.report)
     reason = f"packaged {place.key}: {len(side.report) - changed} stages as scheduled, {changed} otherwise"
+    if damaged is not None:
+        reason += f"; the package that was there is damaged: {damaged}"
     with place.staging() as staging:
         _write(staging / PACKAGE, side, family, checkpoint, bundle)
         return place.finish(staging, {"report": report_lines(side)}, reason)
@@ -61,8 +65,25 @@ def _write(folder: Path, side: VisionSide, family: "Family", checkpoint: "Checkp
     write_vision_package(side, family, bundle.processor_folder, vision)
     if stock_of(bundle.manifest.family).package:
         write_model_package(family, folder / MODEL)
-    manifest = manifest_of(side, bundle.manifest, dtype=dtype, folder=folder)
-    (folder / "manifest.json").write_text(_json(manifest), encoding="utf-8")
+    if side.merge is None:
+        (folder / SCHEDULE_FILE).write_text(side.schedule.to_json(), encoding="utf-8")
+    language_model = family.config.text_config.model_type
+    manifest = manifest_of(side, bundle.manifest, dtype=dtype, language_model=language_model, folder=folder)
+    (folder / MANIFEST).write_text(_json(manifest), encoding="utf-8")
+
+
+def damage_of(folder: Path) -> str | None:
+    """What is wrong with a package, by existence and size of the files in its manifest; None where nothing is."""
+    manifest = read_json(folder / MANIFEST)
+    if manifest is None or not isinstance(manifest.get("files"), list):
+        return f"{MANIFEST} cannot be read"
+    for record in manifest["files"]:
+        path = folder / record["name"]
+        if not path.is_file():
+            return f"{record['name']} is missing"
+        if path.stat().st_size != record["size"]:
+            return f"{record['name']} has {path.stat().st_size} bytes, not {record['size']}"
+    return None
 
 
 def _checkpoint(bundle: Bundle, options: TensorRTLLMOptions) -> "Checkpoint":

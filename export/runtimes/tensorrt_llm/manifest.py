@@ -10,7 +10,7 @@ from typing import Any
 from vitcop.export.bundle.hashing import sha256_of_file
 from vitcop.export.bundle.manifest import Manifest
 from vitcop.export.runtimes.tensorrt_llm.equivalent import VisionSide, budget_of
-from vitcop.export.runtimes.tensorrt_llm.families import NO_STOCK, stock_of
+from vitcop.export.runtimes.tensorrt_llm.families import NO_STOCK, stock_of, windows_of
 
 SCHEMA_VERSION = 1
 
@@ -18,11 +18,22 @@ ONE_BY_ONE = (
     "images of one prompt are pruned one by one; the schedule ranks the tokens of all images of a prompt together, "
     "which makes a difference for prompts of several images"
 )
-SLIDING = (
-    "sliding windows: the runtime counts them in tokens that are there; the schedule in places of the full prompt, so "
-    "windows reach further back than they should by the number of dropped tokens between"
-)
 IMAGES_ALONE = "videos are refused"
+ONE_IMAGE = (
+    "prompts of several images are refused: this model tiles an image that is alone in its prompt and no other, and "
+    "images are pruned one by one"
+)
+NO_SETTINGS = "mm_processor_kwargs are refused: images are processed with the settings that the schedule was made with"
+PINNED = (
+    "the package needs transformers >=5.14, and the releases of TensorRT-LLM that were looked at pin another one (1.2: "
+    "4.57; 1.3.0rc15: 5.5.3): no environment meets both pins, and TensorRT-LLM with a newer transformers was not tried"
+)
+APART = "vitcop_vision needs no TensorRT-LLM: embeddings can be made in an environment of their own"
+FIXED_RULE = (
+    "by a fixed rule from the schedule alone; no other schedule of this budget was compared and nothing was measured"
+)
+SCHEDULE_FILE = "equivalent.schedule.json"
+NOT_A_SCHEDULE = "a merge before the language model is no schedule, so this equivalent cannot be exported and verified"
 NOT_RUN = (
     "No release of TensorRT-LLM has run this package: names and signatures were checked against its source (see "
     "`source`), positions and embeddings against PyTorch."
@@ -36,14 +47,19 @@ def api_table() -> dict[str, Any]:
     return json.loads(text)
 
 
-def manifest_of(side: VisionSide, bundle: Manifest, *, dtype: str, folder: Path) -> dict[str, Any]:
+def manifest_of(side: VisionSide, bundle: Manifest, *, dtype: str, language_model: str, folder: Path) -> dict[str, Any]:
     """The manifest of the package in `folder`, which holds everything but the manifest itself.
 
     Args:
         dtype: float type of the embeddings.
+        language_model: `model_type` of the language model's config.
     """
     num_visual, source = bundle.architecture.num_visual, side.source
-    common = [ONE_BY_ONE, *((SLIDING,) if bundle.architecture.sliding_layers else ())]
+    common = [] if stock_of(bundle.family).one_image else [ONE_BY_ONE]
+    if bundle.architecture.sliding_layers:
+        common.append(windows_of(language_model))
+    if dtype != bundle.architecture.dtype:
+        common.append(_other_type(bundle.architecture.dtype, dtype))
     table = api_table()
     return {
         "schema_version": SCHEMA_VERSION,
@@ -54,6 +70,9 @@ def manifest_of(side: VisionSide, bundle: Manifest, *, dtype: str, folder: Path)
             "vision": dataclasses.asdict(side.vision),
             "merge": None if side.merge is None else {"keep": list(side.merge), "how": "mean"},
             "keep": list(side.keep),
+            "chosen": FIXED_RULE,
+            "schedule_file": SCHEDULE_FILE if side.merge is None else None,
+            **({} if side.merge is None else {"why_no_schedule_file": NOT_A_SCHEDULE}),
             "budget": {
                 "schedule": str(budget_of(source)),
                 "equivalent": f"{side.keep[0]}/{side.keep[1]}",
@@ -87,6 +106,13 @@ def report_lines(side: VisionSide) -> list[str]:
     return [f"{stage.stage}: {stage.honoured}: {stage.how}" for stage in side.report]
 
 
+def _other_type(bundle: str, package: str) -> str:
+    return (
+        f"types: the vision graph computes in {package}, the bundle's in {bundle}: tokens whose scores nearly tie may "
+        "be chosen otherwise"
+    )
+
+
 def _stages(side: VisionSide) -> list[dict[str, str]]:
     return [dataclasses.asdict(stage) for stage in side.report]
 
@@ -109,7 +135,7 @@ def _vision_package(side: VisionSide, family: str, dtype: str, common: list[str]
             *common,
             *(() if stock.model else (NO_STOCK,)),
         ],
-        "limits": [IMAGES_ALONE],
+        "limits": [IMAGES_ALONE, *((ONE_IMAGE,) if stock.one_image else ()), PINNED, APART],
     }
 
 
@@ -126,5 +152,5 @@ def _model_package(side: VisionSide, family: str, common: list[str]) -> dict[str
             "how": "kept tokens keep their ids on all three axes; generation goes on from the full prompt",
         },
         "approximated": [*_approximated(side), *common],
-        "limits": [IMAGES_ALONE],
+        "limits": [IMAGES_ALONE, NO_SETTINGS, PINNED],
     }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from vitcop.calibrate.processor_files import is_processor_file
 from vitcop.export.bundle.contract import plane_names
 from vitcop.export.runtimes.tensorrt_llm.equivalent import VisionSide
+from vitcop.export.runtimes.tensorrt_llm.families import stock_of
 from vitcop.export.runtimes.tensorrt_llm.host_sources import write_host
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def write_vision_package(side: VisionSide, family: "Family", processor: Path, fo
         "family_class": type(family).__name__,
         "keep": list(side.vision.keep),
         "merge": None if side.merge is None else list(side.merge),
+        "one_image": stock_of(family.name).one_image,
         "planes": list(plane_names(family.num_planes)),
     }
     (folder / "settings.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -18,12 +18,12 @@ def gather_weights(model: Any, shards: Path, out: Path) -> None:
     """Copy what a graph reads of a checkpoint's shards into one file, and make the graph read that.
 
     Args:
-        model: an ONNX model whose initializers lie outside; changed in place. Where `value_info` of the initializer's
-            reader wants fp32 and the shard has bfloat16, the values are widened, which loses nothing.
+        model: an ONNX model whose initializers lie outside, of fp32, float16 or bfloat16; changed in place. bfloat16
+            is widened to fp32, which loses nothing.
         shards: the folder of the shards.
         out: the file to write; the graph will name it by its plain name.
 
-    Raises InputError where a shard is missing.
+    Raises InputError where a shard is missing or truncated, and for an initializer of another type.
     """
     from onnx import TensorProto
 
@@ -33,6 +33,9 @@ def gather_weights(model: Any, shards: Path, out: Path) -> None:
     header, end = {}, 0
     for tensor in external:
         kind = TensorProto.FLOAT if widened[tensor.name] else tensor.data_type
+        if kind not in names:
+            found = TensorProto.DataType.Name(kind)
+            raise InputError(f"{tensor.name}: a weight of type {found} cannot be packaged (FLOAT, FLOAT16, BFLOAT16)")
         size = int(np.prod(tensor.dims, dtype=np.int64)) * (4 if kind == TensorProto.FLOAT else 2)
         header[tensor.name] = {
             "dtype": names[kind],

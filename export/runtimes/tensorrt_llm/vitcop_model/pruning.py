@@ -25,19 +25,30 @@ class PruningInputProcessor:
     def __call__(self, inputs: Any, sampling_params: Any) -> tuple[list[int], dict[str, Any] | None]:
         """Token ids and multimodal data of one request, whether its prompt comes as text or as ids."""
         if inputs.get("prompt") is None and inputs.get("prompt_token_ids") is not None:
-            # The template's own special tokens are in the text, so encoding it anew gives the same ids.
+            if not any(map(_listed, (inputs.get("multi_modal_data") or {}).values())):
+                return list(inputs["prompt_token_ids"]), None
+            # Placeholders are expanded in the text, as the stock processors do; special tokens come through, but ids
+            # that no encoding of the text would give come back as those that it gives.
             inputs = {**inputs, "prompt": self.tokenizer.decode(inputs["prompt_token_ids"])}
         return self.call_with_text_prompt(inputs, sampling_params)
 
     @torch.inference_mode()
     def call_with_text_prompt(self, inputs: Any, sampling_params: Any) -> tuple[list[int], dict[str, Any] | None]:
-        """Token ids and multimodal data of one request. Raises ValueError for a video, which is not pruned here."""
+        """Token ids and multimodal data of one request.
+
+        Raises ValueError for a video, which is not pruned here, and for settings of the image processor.
+        """
         media = inputs.get("multi_modal_data") or {}
-        if any(items is not None and len(items) for kind, items in media.items() if kind != "image"):
+        if any(_listed(items) for kind, items in media.items() if kind != "image"):
             raise ValueError("this package prunes images; it takes no video and no audio")
-        images = media.get("image")
-        if images is None or not len(images):
+        images = _listed(media.get("image"))
+        if not images:
             return self._side.processor.token_ids(inputs["prompt"]), None
+        if inputs.get("mm_processor_kwargs"):
+            raise ValueError(
+                f"mm_processor_kwargs {inputs['mm_processor_kwargs']}: this package processes images as its schedule "
+                "was made for, and takes no other settings"
+            )
         pruned = self._side.prompt(inputs["prompt"], [picture_of(image) for image in images])
         return pruned.token_ids, {"multimodal_data": self.multimodal_data(pruned)}
 
@@ -63,3 +74,10 @@ class PruningInputProcessor:
     def get_num_tokens_per_video(self, *, video: Any, **kwargs: Any) -> int:
         """Raises ValueError: see `call_with_text_prompt`."""
         raise ValueError("this package prunes images; it takes no video")
+
+
+def _listed(items: Any) -> list[Any]:
+    """The items of one kind of media, of which a request may give a single one without a list."""
+    if items is None:
+        return []
+    return list(items) if isinstance(items, (list, tuple)) else [items]

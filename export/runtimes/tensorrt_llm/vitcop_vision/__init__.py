@@ -1,13 +1,15 @@
 """Pruned visual embeddings for TensorRT-LLM: vision tower, vision stage and merge of one model, on ONNX Runtime.
 
 Emitted by `vitcop build --target tensorrt-llm`. Needs numpy, pillow, transformers and onnxruntime (or onnxruntime-gpu);
-neither vitcop nor torch.
+neither vitcop nor torch (the stock model below takes torch tensors).
 
+    import torch
     from vitcop_vision import VisionSide
 
     side = VisionSide(device="cuda")
     prompt = side.prompt(text, images)
-    llm.generate({"prompt": text, "multi_modal_embeddings": {"image": prompt.embeddings}})
+    embeddings = [torch.from_numpy(each) for each in prompt.embeddings]
+    llm.generate({"prompt": text, "multi_modal_embeddings": {"image": embeddings}})
 """
 
 from vitcop_vision.pictures import picture_of

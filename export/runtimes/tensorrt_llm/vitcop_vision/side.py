@@ -92,11 +92,17 @@ class VisionSide:
         Args:
             text: the prompt with one placeholder for each image.
 
-        Raises ValueError where placeholders and images differ in number.
+        Raises ValueError where placeholders and images differ in number, and for several images where the model
+        processes an image otherwise when it is alone.
         """
         pieces = text.split(self.placeholder)
         if len(pieces) != len(images) + 1:
             raise ValueError(f"the prompt has {len(pieces) - 1} {self.placeholder} for {len(images)} images")
+        if len(images) > 1 and self.settings.one_image:
+            raise ValueError(
+                f"the prompt has {len(images)} images: this model processes an image otherwise where it is alone, and "
+                "this package prunes images one by one; send one image"
+            )
         processed = [self._process(image) for image in images]
         pruned = tuple(self._prune(*each) for each in processed)
         full = "".join(piece + word for piece, word in zip(pieces, [*(word for word, _ in processed), ""], strict=True))

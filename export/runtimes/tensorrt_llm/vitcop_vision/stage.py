@@ -20,6 +20,7 @@ class Settings:
         family_class: the class in it.
         keep: of the visual tokens of an image the vision stage keeps (num, den).
         merge: of these remain (num, den) after merging, or None where nothing is merged.
+        one_image: how an image is processed depends on how many its prompt has, so that a prompt may have one alone.
         planes: names of the graph's feature outputs.
     """
 
@@ -27,6 +28,7 @@ class Settings:
     family_class: str
     keep: Fraction
     merge: Fraction | None
+    one_image: bool
     planes: tuple[str, ...]
 
     @classmethod
@@ -38,6 +40,7 @@ class Settings:
             family_class=data["family_class"],
             keep=tuple(data["keep"]),
             merge=None if data["merge"] is None else tuple(data["merge"]),
+            one_image=data["one_image"],
             planes=tuple(data["planes"]),
         )
 
@@ -64,12 +67,15 @@ class VisionStage:
         device: "cpu" or "cuda".
         threads: inside one operation on the CPU, or None for ONNX Runtime's own choice.
 
-    Raises RuntimeError where the provider cannot be started.
+    Raises RuntimeError for another device, and where the provider cannot be started.
     """
 
     def __init__(self, folder: Path, settings: Settings, *, device: str = "cpu", threads: int | None = None) -> None:
         import onnxruntime
 
+        if device not in PROVIDERS:
+            known = ", ".join(PROVIDERS)
+            raise RuntimeError(f"device {device!r} is not known: {known} (argument device, or VITCOP_VISION_DEVICE)")
         provider = PROVIDERS[device]
         if provider not in onnxruntime.get_available_providers():
             raise RuntimeError(f"this onnxruntime has no {provider}; pip install onnxruntime-gpu, or use device cpu")
