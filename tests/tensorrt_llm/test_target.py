@@ -24,6 +24,7 @@ from vitcop.export.runtimes.tensorrt_llm import vision_side
 from vitcop.export.runtimes.tensorrt_llm.builder import damage_of
 from vitcop.export.runtimes.tensorrt_llm.manifest import manifest_of
 from vitcop.export.runtimes.tensorrt_llm.vision_graph import export_vision
+from vitcop.export.runtimes.tensorrt_llm.weights import gather_weights
 from vitcop.pipeline.cli import cli
 from vitcop.plugins.errors import InputError
 
@@ -194,6 +195,14 @@ def test_the_weights_are_the_checkpoints_own(packaged):
     for name, place in own.items():
         values = np.frombuffer(raw[place.offset : place.offset + place.length], np.float32).reshape(place.shape)
         np.testing.assert_array_equal(values, state[name].numpy())
+
+
+def test_a_weight_of_another_type_is_refused_by_name(tmp_path):
+    tensor = TensorProto(name="table", data_type=TensorProto.INT64, dims=[2], data_location=TensorProto.EXTERNAL)
+    graph = onnx.helper.make_graph([], "g", [], [], initializer=[tensor])
+    with pytest.raises(InputError, match="table: a weight of type INT64 cannot be packaged"):
+        gather_weights(onnx.helper.make_model(graph), tmp_path, tmp_path / "vision.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def test_it_has_no_runner(packaged, target):

@@ -35,8 +35,9 @@ FIXED_RULE = (
 SCHEDULE_FILE = "equivalent.schedule.json"
 NOT_A_SCHEDULE = "a merge before the language model is no schedule, so this equivalent cannot be exported and verified"
 NOT_RUN = (
-    "No release of TensorRT-LLM has run this package: names and signatures were checked against its source (see "
-    "`source`), positions and embeddings against PyTorch."
+    "No release of TensorRT-LLM has run this package: names and signatures were checked against files of its "
+    "main branch, each at the commit that `source` names beside it and not at one snapshot or "
+    "release; positions and embeddings against PyTorch."
 )
 REQUIRES = {"numpy": "", "onnxruntime": ">=1.23 (or onnxruntime-gpu)", "pillow": "", "transformers": ">=5.14"}
 
