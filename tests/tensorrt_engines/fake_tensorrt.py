@@ -212,11 +212,18 @@ class Runtime:
         return ICudaEngine(*BUILT[int(serialized_engine.split()[1])])
 
 
+class IExecutionContext:
+    pass
+
+
 class ICudaEngine:
     device_memory_size_v2 = 1024
+    streamable_weights_size = 1000
 
     def __init__(self, network, config):
         self._network, self._config = network, config
+        # As TensorRT says: the default is all of them, which streams nothing.
+        self._budget, self._contexts = self.streamable_weights_size, 0
         self._io = [*((t, "INPUT") for t in network._in), *((t, "OUTPUT") for t in network._out)]
 
     num_io_tensors = property(lambda self: len(self._io))
@@ -239,6 +246,28 @@ class ICudaEngine:
     def get_aliased_input_tensor(self, name):
         alias = getattr(self._find(name)[0], "_alias", None)
         return alias.name if alias else None
+
+    @property
+    def weight_streaming_budget_v2(self):
+        return self._budget
+
+    @weight_streaming_budget_v2.setter
+    def weight_streaming_budget_v2(self, budget):
+        assert not self._contexts and TYPES_OF["BuilderFlag"]["WEIGHT_STREAMING"] in self._config._flags
+        self._budget = budget
+
+    def get_weight_streaming_automatic_budget(self):
+        return self.streamable_weights_size // 4
+
+    def create_execution_context(self):
+        self._contexts += 1
+        return IExecutionContext()
+
+    def is_shape_inference_io(self, name):
+        return False
+
+    def get_tensor_profile_shape(self, name, profile_index):
+        return self._config._profiles[profile_index]._shapes[name]
 
     def create_engine_inspector(self):
         return EngineInspector(self._network)
@@ -270,7 +299,7 @@ LOADED: list = []
 LAYER_TYPE = ["PluginV3"]
 TYPES_OF: dict = {}
 CLASSES = (ILogger, ITensor, ILayer, IAttention, INetworkDefinition, OnnxParser, IBuilderConfig, ITimingCache)
-CLASSES += (IOptimizationProfile, Builder, Runtime, ICudaEngine, EngineInspector, IPluginRegistry)
+CLASSES += (IOptimizationProfile, Builder, Runtime, ICudaEngine, IExecutionContext, EngineInspector, IPluginRegistry)
 
 
 def _enums():

@@ -21,6 +21,11 @@ def test_limits_and_options_come_by_plain_names():
     assert not {"timing_cache", "cuda_graph", "device", "given", "limits"} & set(found.for_key())
 
 
+def test_no_device_memory_at_all_for_streamed_weights_may_be_asked_for():
+    found = TensorRtOptions.of({"weight_streaming": True, "weight_streaming_budget": 0})
+    assert found.weight_streaming_budget == 0
+
+
 def test_a_recipe_is_checked_before_anything_runs():
     target = open_target("tensorrt")
     target.check({"max_batch": 2}, copied_weights=True)
@@ -58,6 +63,9 @@ def test_a_builder_flag_gets_a_line_of_guidance(name):
         ({"strip": True}, "refit=identical"),
         ({"serialize_plugin": True}, "version_compatible=true"),
         ({"weight_streaming_budget": 2}, "weight_streaming=true"),
+        ({"weight_streaming_budget": 0}, "weight_streaming=true"),
+        ({"weight_streaming_budget": -1, "weight_streaming": True}, "0 or more"),
+        ({"weight_streaming_budget": False, "weight_streaming": True}, "0 or more"),
     ],
 )
 def test_what_cannot_be_is_refused(values, words):

@@ -46,8 +46,8 @@ class TensorRtOptions:
         strip: leave out the weights; running puts them in again from the bundle. Needs refit.
         refit: "none", "identical" (weights of the same values may be put in) or "any".
         weight_streaming: an engine whose weights may stay in host memory.
-        weight_streaming_budget: GiB of device memory for the weights of each engine when running; None for TensorRT's
-            own choice.
+        weight_streaming_budget: GiB of device memory for the weights of each engine when running; 0 saves the
+            most; None for TensorRT's automatic budget, about what is free when the engine is opened.
         serialize_plugin: put the plugin library into the engine, so that running needs none. Needs version_compatible.
         cuda_graph: decode as one CUDA graph (in-place caches only).
         fp16, bf16: not options but mistakes that come from trtexec; they are answered with what to say instead.
@@ -78,10 +78,13 @@ class TensorRtOptions:
             raise InputError(f"device {self.device!r}: TensorRT runs on cuda alone")
         level = self.optimization_level
         _check("optimization_level", type(level) is int and 0 <= level <= 5, level, "an integer from 0 to 5")
-        for name in ("workspace", "weight_streaming_budget"):
+        for name, expected, zero in (
+            ("workspace", "GiB above 0", False),
+            ("weight_streaming_budget", "GiB, 0 or more", True),
+        ):
             value = getattr(self, name)
-            sound = value is None or (type(value) in (int, float) and value > 0)
-            _check(name, sound, value, "GiB above 0")
+            sound = value is None or (type(value) in (int, float) and (value > 0 or (zero and value == 0)))
+            _check(name, sound, value, expected)
         for name, allowed in _CHOICES.items():
             value = getattr(self, name)
             _check(name, value in allowed or (name == "precision" and value is None), value, " or ".join(allowed))

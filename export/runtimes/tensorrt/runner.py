@@ -49,6 +49,7 @@ class TensorRTRunner(EngineRun):
                     self._runtime,
                     stream,
                     buffers,
+                    streaming=self.sidecar["inputs"]["options"]["weight_streaming"],
                     streaming_budget=int(budget * GIB) if budget is not None else None,
                     refit=refitting(bundle, part, self.sidecar, self._logger),
                 )
@@ -61,6 +62,10 @@ class TensorRTRunner(EngineRun):
     def profile(self, part: str, times: dict[str, float]) -> None:
         """From now on, add the milliseconds of each layer of a graph to `times`. Slows the engine down."""
         self._sessions[part].watch(make_profiler(times))
+
+    def streamed(self) -> dict[str, tuple[int, int]]:
+        """For each graph, bytes: the budget of streamed weights on the device, and all weights that can be streamed."""
+        return {part: session.streamed() for part, session in self._sessions.items()}
 
     def _decoder_of(self, bundle: Bundle, buffers: Buffers, options: TensorRtOptions) -> Decoder:
         kv, session = self.sidecar["kv_cache"], self._sessions["decode"]

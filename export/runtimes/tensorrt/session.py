@@ -58,7 +58,10 @@ class EngineSession:
         runtime: TensorRT's runtime; the plugin library is registered already.
         stream: the one stream that everything runs on.
         buffers: memory for outputs and for inputs that have to be copied.
-        streaming_budget: bytes of device memory for streamed weights, or None for TensorRT's own choice.
+        streaming: the engine was built with streamed weights.
+        streaming_budget: bytes of device memory for streamed weights, 0 for as few as can be, or None for what
+            TensorRT's automatic budget says (about the memory that is free). Where no budget is set at all TensorRT
+            streams nothing.
         refit: called with the engine before anything runs, to put weights into a stripped one.
     """
 
@@ -70,6 +73,7 @@ class EngineSession:
         stream: Stream,
         buffers: Buffers,
         *,
+        streaming: bool = False,
         streaming_budget: int | None = None,
         refit: Any = None,
     ) -> None:
@@ -79,8 +83,12 @@ class EngineSession:
             raise InputError(f"{plan}: TensorRT cannot read this engine here; see its messages above. Build it again")
         if refit is not None:
             refit(engine)
-        if streaming_budget is not None:
-            engine.weight_streaming_budget_v2 = streaming_budget
+        if streaming:
+            # Before any context is made: afterwards the budget cannot be changed.
+            automatic = streaming_budget is None
+            engine.weight_streaming_budget_v2 = (
+                engine.get_weight_streaming_automatic_budget() if automatic else streaming_budget
+            )
         context: trt.IExecutionContext | None = engine.create_execution_context()
         if context is None:
             raise MissingError(f"{plan}: not enough device memory to run this engine")
@@ -131,6 +139,11 @@ class EngineSession:
         self.enqueue()
         return made
 
+    def streamed(self) -> tuple[int, int]:
+        """Bytes: device memory that streamed weights may take, and all weights that can be streamed. They are streamed
+        where the first is less."""
+        return self.engine.weight_streaming_budget_v2, self.engine.streamable_weights_size
+
     def watch(self, profiler: "trt.IProfiler") -> None:
         """Report the time of every layer to a profiler from now on."""
         self._profiler = profiler  # TensorRT does not keep it alive.
@@ -146,8 +159,8 @@ class EngineSession:
         if not sound:
             raise InputError(
                 f"{self.plan}: input {name!r} of shape {list(shape)} is outside what the engine was built for, "
-                f"{list(slot.least)} to {list(slot.greatest)}; build it with other limits (max_batch, max_text, "
-                "max_images, max_visual, max_new_tokens)"
+                f"{list(slot.least)} to {list(slot.greatest)}; build it with other limits (max_batch; min_text, "
+                "max_text; min_images, max_images; min_visual, max_visual; max_new_tokens)"
             )
         tensor = tensor.to(device=self.buffers.device, dtype=slot.dtype).contiguous()
         if tensor.data_ptr() % ALIGNMENT or not tensor.numel():
