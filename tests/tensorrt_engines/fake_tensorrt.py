@@ -19,6 +19,7 @@ NAMES = {
     "ProfilingVerbosity": ("DETAILED", "LAYER_NAMES_ONLY"),
     "HardwareCompatibilityLevel": ("AMPERE_PLUS", "SAME_COMPUTE_CAPABILITY"),
     "LayerInformationFormat": ("JSON",),
+    "LayerType": ("PLUGIN_V3", "MATRIX_MULTIPLY"),
     "TensorIOMode": ("INPUT", "OUTPUT"),
     "KVCacheMode": ("LINEAR",),
     "CausalMaskKind": ("NONE",),
@@ -45,8 +46,13 @@ class ITensor:
 class ILayer:
     """A node of a graph, or one that was added."""
 
-    def __init__(self, name, inputs, outputs):
+    def __init__(self, name, inputs, outputs, kind="MATRIX_MULTIPLY"):
         self.name, self._inputs, self._outputs = name, inputs, outputs
+        self._kind = kind
+
+    @property
+    def type(self):
+        return TYPES_OF["LayerType"][self._kind]
 
     @property
     def num_inputs(self):
@@ -106,6 +112,10 @@ class INetworkDefinition:
         self._layers.append(ILayer("", [cache, update, write_indices], [made]))
         return self._layers[-1]
 
+    def add_attention(self, query, key, value, norm_op, causal):
+        self._layers.append(IAttention("", [query, key, value], [ITensor("", query.dtype, query.shape)]))
+        return self._layers[-1]
+
     def add_attention_v2(self, query, key, value, norm_op, causal_kind):
         self._layers.append(IAttention("", [query, key, value], [ITensor("", query.dtype, query.shape)]))
         return self._layers[-1]
@@ -130,7 +140,7 @@ class OnnxParser:
             for name in (*node.input, *node.output):
                 tensors.setdefault(name, ITensor(name, None, ()))
             read, made = ([tensors[name] for name in names] for names in (node.input, node.output))
-            self._network._layers.append(ILayer(node.name, read, made))
+            self._network._layers.append(ILayer(node.name, read, made, PARSED[0] if node.domain else "MATRIX_MULTIPLY"))
         self._network._nodes = [(node.name, node.domain) for node in graph.node]
         return True
 
@@ -270,14 +280,16 @@ class ICudaEngine:
         return self._config._profiles[profile_index]._shapes[name]
 
     def create_engine_inspector(self):
-        return EngineInspector(self._network)
+        return EngineInspector(self._network, self._config)
 
 
 class EngineInspector:
-    def __init__(self, network):
-        self._network = network
+    def __init__(self, network, config):
+        self._network, self._config = network, config
 
     def get_engine_information(self, format):
+        if self._config.profiling_verbosity.name == "LAYER_NAMES_ONLY":
+            return str({"Layers": [name for name, _ in self._network._nodes]}).replace("'", '"')
         rows = [
             {"Name": name, "LayerType": LAYER_TYPE[0] if domain else "gemm"} for name, domain in self._network._nodes
         ]
@@ -297,6 +309,8 @@ BUILT: dict = {}
 CONFIGS: list = []
 LOADED: list = []
 LAYER_TYPE = ["PluginV3"]
+PARSED = ["PLUGIN_V3"]
+"""What the parser makes of a node of another domain."""
 TYPES_OF: dict = {}
 CLASSES = (ILogger, ITensor, ILayer, IAttention, INetworkDefinition, OnnxParser, IBuilderConfig, ITimingCache)
 CLASSES += (IOptimizationProfile, Builder, Runtime, ICudaEngine, IExecutionContext, EngineInspector, IPluginRegistry)
@@ -325,6 +339,6 @@ def install(monkeypatch):
     module.get_plugin_registry = IPluginRegistry
     for kept in (BUILT, CONFIGS, LOADED):
         kept.clear()
-    LAYER_TYPE[0] = "PluginV3"
+    LAYER_TYPE[0], PARSED[0] = "PluginV3", "PLUGIN_V3"
     monkeypatch.setitem(sys.modules, "tensorrt", module)
     return module

@@ -23,11 +23,14 @@ from vitcop.export.runtimes.tensorrt.kv_cache import input_shapes
 
 TYPES = {"tensor(float)": torch.float32, "tensor(int64)": torch.int64, "tensor(int32)": torch.int32}
 TYPES["tensor(bool)"] = torch.bool
+ROWS, LONGEST = 4, 80
+"""Greatest sizes of axes that vary, as the profile of an engine would say them: the batch, and all others."""
 
 
 @dataclass(frozen=True)
 class Slot:
     dtype: torch.dtype
+    greatest: tuple[int, ...]
 
 
 class HostStream:
@@ -66,7 +69,9 @@ class HostSession:
         settings.intra_op_num_threads = 1
         settings.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
         self._session = onnxruntime.InferenceSession(model.SerializeToString(), settings)
-        self.inputs = {item.name: Slot(TYPES[item.type]) for item in self._session.get_inputs()}
+        self.inputs = {
+            item.name: Slot(TYPES[item.type], tuple(map(_greatest, item.shape))) for item in self._session.get_inputs()
+        }
         self._names = [item.name for item in self._session.get_outputs()]
         self._feeds: dict[str, torch.Tensor] = {}
         self._outputs: dict[str, torch.Tensor] = {}
@@ -93,6 +98,10 @@ class HostSession:
     def _run(self) -> dict[str, torch.Tensor]:
         values = self._session.run(None, {name: tensor.numpy() for name, tensor in self._feeds.items()})
         return {name: torch.from_numpy(value.copy()) for name, value in zip(self._names, values, strict=True)}
+
+
+def _greatest(size: int | str) -> int:
+    return size if isinstance(size, int) else ROWS if size == "B" else LONGEST
 
 
 def joined(

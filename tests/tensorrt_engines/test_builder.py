@@ -47,6 +47,11 @@ def test_engines_and_their_sidecar(own, tensorrt):
         *(f"{part}.{end}" for part in GRAPHS for end in ("plan", "layers.json")),
     }
     assert not list(engine.path.parent.glob(".*"))
+    assert engine.sidecar["schedule"] == json.loads(own.schedule.to_json())
+    for graph in engine.sidecar["graphs"].values():
+        assert set(graph["profile"]) == {name for name, row in graph["tensors"].items() if row[0] == "input"}
+    capacity = engine.sidecar["kv_cache"]["capacities"][0]
+    assert [shape[2] for shape in engine.sidecar["graphs"]["decode"]["profile"]["past_key_0"]] == [capacity] * 3
     told = json.loads((engine.path / "engine.json").read_text())
     assert told["machine"]["sm"] == "9.0" and told["kv_cache"]["form"] == "lengths"
     assert told["graphs"]["prefill"]["plugin_layers"] and told["inputs"]["profiles"]["prefill"]["input_ids"][2][0] == 4
@@ -107,6 +112,31 @@ def test_a_lost_plugin_layer_fails_the_build_and_leaves_nothing(own, tensorrt):
     with pytest.raises(InputError, match="no plugin layer for"):
         open_target("tensorrt").build(own)
     assert not list((own.engines_folder / "tensorrt").iterdir())
+
+
+@pytest.mark.parametrize("profiling", ["names", "detailed"])
+def test_layers_of_a_function_body_that_bear_the_name_of_their_call_are_no_plugins(own, tensorrt, profiling):
+    fake_tensorrt.PARSED[0] = "MATRIX_MULTIPLY"
+    with pytest.raises(InputError, match="parser made no plugin layer of .*ScoreSelect"):
+        open_target("tensorrt").build(own, {"profiling": profiling})
+    assert not list((own.engines_folder / "tensorrt").iterdir())
+
+
+@pytest.mark.parametrize("form", ["mask", "key_value_lengths"])
+def test_an_attention_that_does_not_take_its_bound_is_found(own, tensorrt, monkeypatch, form):
+    if form == "mask":
+        monkeypatch.delattr(fake_tensorrt.INetworkDefinition, "add_attention_v2")
+    refusing = property(lambda self: None, lambda self, value: None)
+    monkeypatch.setattr(fake_tensorrt.IAttention, form, refusing)
+    with pytest.raises(InputError, match=f"refuses {form} of an attention.*kv_cache=plain"):
+        open_target("tensorrt").build(own)
+
+
+def test_a_timing_cache_without_a_folder_is_refused_before_anything_is_built(own, tensorrt, tmp_path):
+    for place in (tmp_path / "none" / "t.cache", tmp_path):
+        with pytest.raises(InputError, match="timing_cache .*name another"):
+            open_target("tensorrt").build(own, {"timing_cache": str(place)})
+    assert not fake_tensorrt.CONFIGS and not (own.engines_folder / "tensorrt").exists()
 
 
 def test_without_the_plugin_library_the_build_ends_with_what_to_do(own, tensorrt, monkeypatch):

@@ -85,6 +85,24 @@ def test_without_cuda_graph_nothing_is_captured(bundle, make_batch):
     assert run.stream.captures == 0
 
 
+def test_plain_caches_take_their_memory_once(bundle, make_batch):
+    run = make_run(bundle, "plain")
+
+    def memory():
+        return {name: (flat.data_ptr(), flat.numel()) for name, flat in run._decoder.buffers._flat.items()}
+
+    def decode(rows, steps):
+        done = run.prefill(make_batch(rows))
+        for _ in range(steps):
+            run.decode(np.zeros(rows, dtype=np.int64), done.state)
+
+    decode(2, 2)
+    taken = memory()
+    assert len([name for name in taken if name.startswith("cache_")]) == 2 * 2 * bundle.schedule.num_layers
+    decode(3, 6)
+    assert memory() == taken
+
+
 def test_a_full_cache_is_an_error_that_says_what_to_raise(bundle, make_batch):
     batch = make_batch(1)
     lengths = make_run(bundle, "lengths").prefill(batch).kv_lengths

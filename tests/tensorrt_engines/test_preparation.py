@@ -133,6 +133,9 @@ def test_the_estimate_is_what_it_says():
     assert found.build_host == 3 * 4 * GIB + GIB
     assert found.build_device == 5 * GIB + found.kv_cache + 2 * found.activations
     assert found.run_device == 10 * GIB + found.kv_cache + 2 * found.activations
+    whole = sizes({"vision": GIB, "prefill": 4 * GIB, "decode": 4 * GIB}, dtype="float32")
+    # Ten heads' scores beside the hidden states.
+    assert whole.activations == 3 * 1000 * (12 * 100 * 4 + 1000 + 10 * 1000 * 4)
     limited = sizes({"vision": GIB, "prefill": 4 * GIB, "decode": 4 * GIB}, workspace=10)
     assert found.run_device - limited.run_device == found.activations - 10
 

@@ -35,7 +35,8 @@ def write_engine(bundle, folder, machine=HERE, **options):
         "weights": {record.name: record.sha256 for record in bundle.manifest.weights.files},
         "options": TensorRtOptions.of(options).for_key(),
     }
-    details = sidecar_details(machine, graphs=graphs, kv={"form": "plain", "capacities": []})
+    schedule = json.loads(bundle.schedule.to_json())
+    details = sidecar_details(machine, schedule=schedule, graphs=graphs, kv={"form": "plain", "capacities": []})
     sidecar = {"schema_version": 1, "target": "tensorrt", "key": folder.name, "inputs": inputs, **details}
     (folder / "engine.json").write_text(json.dumps(sidecar))
     return sidecar
@@ -127,6 +128,16 @@ def test_which_engine_is_taken(own):
     assert find_engine(own, TensorRtOptions.of({"max_batch": 4}), HERE)[0] == home / "b"
     with pytest.raises(InputError, match="no TensorRT engine is built with max_batch=8"):
         find_engine(own, TensorRtOptions.of({"max_batch": 8}), HERE)
+
+
+def test_a_broken_neighbour_does_not_keep_an_engine_from_running(own):
+    home = own.engines_folder / "tensorrt"
+    (home / "0").mkdir(parents=True)
+    (home / "0" / "engine.json").write_text("{")
+    with pytest.raises(InputError, match="cannot be read as JSON"):
+        find_engine(own, TensorRtOptions(), HERE)
+    write_engine(own, home / "a")
+    assert find_engine(own, TensorRtOptions(), HERE)[0] == home / "a"
 
 
 def test_an_engine_of_other_graphs_is_not_taken(own):

@@ -18,7 +18,12 @@ from vitcop.export.runtimes.tensorrt.decode_graph import Cut, cut_attention
 from vitcop.export.runtimes.tensorrt.estimate import free_host_memory
 from vitcop.export.runtimes.tensorrt.installation import load_tensorrt, make_runtime, need_gpu, register_plugin
 from vitcop.export.runtimes.tensorrt.kv_cache import KvForm, aliases, check_aliases, input_shapes, join, kv_form
-from vitcop.export.runtimes.tensorrt.layers import check_plugin_layers, engine_layers, layer_names
+from vitcop.export.runtimes.tensorrt.layers import (
+    check_network_plugins,
+    check_plugin_layers,
+    engine_layers,
+    layer_names,
+)
 from vitcop.export.runtimes.tensorrt.network import (
     check_creators,
     load_graph,
@@ -30,7 +35,7 @@ from vitcop.export.runtimes.tensorrt.network import (
 from vitcop.export.runtimes.tensorrt.options import TensorRtOptions
 from vitcop.export.runtimes.tensorrt.preparation import Preparation, plugin_library, prepare
 from vitcop.export.runtimes.tensorrt.profiles import Profile
-from vitcop.export.runtimes.tensorrt.settings import add_profile, configure, save_timing_cache
+from vitcop.export.runtimes.tensorrt.settings import add_profile, check_timing_cache, configure, save_timing_cache
 from vitcop.export.runtimes.tensorrt.sidecar import MachineFacts, sidecar_details
 from vitcop.plugins.errors import InputError
 
@@ -46,6 +51,7 @@ def build(bundle: Bundle, options: TensorRtOptions | None = None) -> EngineInfo:
         MissingError: TensorRT, a GPU, the plugin library or memory is missing.
     """
     options = options or TensorRtOptions()
+    check_timing_cache(options)
     prepared = prepare(bundle, options)
     load_tensorrt()
     torch = need_gpu()
@@ -67,7 +73,8 @@ def build(bundle: Bundle, options: TensorRtOptions | None = None) -> EngineInfo:
         maker = EngineMaker(bundle, options, prepared, form, plugin)
         graphs = {part: maker.make(part, staging) for part in GRAPHS}
         kv = {"form": form, "capacities": list(prepared.capacities), "aliases": dict(aliases(maker.cuts))}
-        return place.finish(staging, sidecar_details(machine, graphs=graphs, kv=kv), reason)
+        details = sidecar_details(machine, schedule=json.loads(bundle.schedule.to_json()), graphs=graphs, kv=kv)
+        return place.finish(staging, details, reason)
 
 
 class EngineMaker:
@@ -102,31 +109,35 @@ class EngineMaker:
         in_place = part == "decode" and self.form != "plain"
         if in_place:
             self.cuts = cut_attention(model)
+        nodes, where = self.prepared.nodes[part], str(self.bundle.graph(part))
         network = make_network(self.builder)
         # The parser holds the weights until the engine is built.
         parser = parse(network, self.logger, model, source)
+        check_network_plugins(network, nodes, where)
         if in_place:
             facts = self.bundle.manifest.architecture
             join(network, self.cuts, self.prepared.capacities, self.form, facts)
         config = configure(self.builder, self.options, self.plugin)
-        add_profile(self.builder, config, network, self._shapes(part))
+        shapes = self._shapes(part)
+        add_profile(self.builder, config, network, shapes)
         plan = self.builder.build_serialized_network(network, config)
-        del parser
+        # The weights as read, before those of the engine come to them.
+        del network, parser
         if plan is None:
-            raise InputError(f"{self.bundle.graph(part)}: TensorRT could not build an engine; see its messages above")
-        if self.options.timing_cache is not None:
-            save_timing_cache(config, Path(self.options.timing_cache))
+            raise InputError(f"{where}: TensorRT could not build an engine; see its messages above")
         path = folder / f"{part}.plan"
         path.write_bytes(memoryview(plan))
+        if self.options.timing_cache is not None:
+            save_timing_cache(config, Path(self.options.timing_cache))
         runtime = make_runtime(self.logger, self.options.for_key(), None)
-        engine: trt.ICudaEngine = runtime.deserialize_cuda_engine(path.read_bytes())
+        engine: trt.ICudaEngine = runtime.deserialize_cuda_engine(plan)
+        del plan
         if engine is None:
-            raise InputError(f"{self.bundle.graph(part)}: the engine that was built cannot be read back")
+            raise InputError(f"{where}: the engine that was built cannot be read back")
         report = engine_layers(engine)
         if in_place:
-            check_aliases(engine, aliases(self.cuts), str(self.bundle.graph(part)))
-        nodes = self.prepared.nodes[part]
-        check_plugin_layers(report, nodes, str(self.bundle.graph(part)))
+            check_aliases(engine, aliases(self.cuts), where)
+        check_plugin_layers(report, nodes, where)
         if self.options.layer_info:
             text = json.dumps(report, indent=2, sort_keys=True)
             (folder / f"{part}.layers.json").write_text(text + "\n", encoding="utf-8")
@@ -140,6 +151,7 @@ class EngineMaker:
             "plugin_layers": [node.name for node in nodes if node.plugin],
             "device_memory_bytes": engine.device_memory_size_v2,
             "tensors": tensor_table(engine),
+            "profile": profile_table(shapes),
         }
 
     def _source(self, part: str, folder: Path) -> Path:
@@ -190,6 +202,11 @@ def tensor_table(engine: "trt.ICudaEngine") -> dict[str, Any]:
     return table
 
 
+def profile_table(shapes: Mapping[str, Profile]) -> dict[str, list[list[int]]]:
+    """For every input [min, opt, max]."""
+    return {name: [list(shape.min), list(shape.opt), list(shape.max)] for name, shape in shapes.items()}
+
+
 def engine_inputs(
     bundle: Bundle, options: TensorRtOptions, prepared: Preparation, form: KvForm, machine: MachineFacts
 ) -> dict[str, Any]:
@@ -201,10 +218,7 @@ def engine_inputs(
         "options": options.for_key(),
         "dtype": prepared.dtype,
         "kv_form": form,
-        "profiles": {
-            part: {name: [list(shape.min), list(shape.opt), list(shape.max)] for name, shape in shapes.items()}
-            for part, shapes in prepared.profiles.items()
-        },
+        "profiles": {part: profile_table(shapes) for part, shapes in prepared.profiles.items()},
         "machine": asdict(machine),
         "versions": installed_versions(("vitcop",)),
     }

@@ -1,7 +1,8 @@
 """Decoding on a TensorRT engine: caches that stay on the device, in one of two forms.
 
 In place: caches of fixed capacity that the engine writes into; every address and shape stays the same, so one step is
-one CUDA graph. Plain: the engine gives back caches that are one token longer; two sets of memory take turns.
+one CUDA graph. Plain: the engine gives back caches that are one token longer; two sets of memory, each as large as the
+engine's profile allows, take turns.
 
 All calls happen on the runner's stream. Shape letters: B batch, S_g prompt length of a layer group, C_g capacity.
 """
@@ -95,8 +96,13 @@ class PlainDecoder:
             for part in _PARTS:
                 past = state.caches[f"past_{part}_{i}"]
                 rows, heads, length, head_dim = past.shape
-                name = f"cache_{state.steps % 2}.{part}_{i}"
-                made[f"present_{part}_{i}"] = self.buffers.view(name, (rows, heads, length + 1, head_dim), past.dtype)
+                most_rows, _, most_length, _ = self.session.inputs[f"past_{part}_{i}"].greatest
+                made[f"present_{part}_{i}"] = self.buffers.view(
+                    f"cache_{state.steps % 2}.{part}_{i}",
+                    (rows, heads, length + 1, head_dim),
+                    past.dtype,
+                    most=(most_rows, heads, most_length + 1, head_dim),
+                )
         return made
 
 

@@ -29,7 +29,7 @@ def find_engine(
     several fit and the options do not tell which.
     """
     home = bundle.engines_folder / "tensorrt"
-    built = {path.parent: read_sidecar(path.parent) for path in sorted(home.glob(f"[!.]*/{SIDECAR}"))}
+    built = _readable([path.parent for path in sorted(home.glob(f"[!.]*/{SIDECAR}"))])
     ours = {folder: sidecar for folder, sidecar in built.items() if _is_of(sidecar, bundle)}
     if not ours:
         stale = " that is there is of other graphs or weights" if built else " is built"
@@ -52,6 +52,20 @@ def find_engine(
     check_plans(sidecar, folder)
     serialized = sidecar["inputs"]["options"]["serialize_plugin"]
     return folder, sidecar, None if serialized else plugin
+
+
+def _readable(folders: list[Path]) -> dict[Path, dict[str, Any]]:
+    """Sidecars of the folders that have one; a broken neighbour does not keep the others from running. Raises what the
+    first says where none can be read."""
+    found, refused = {}, []
+    for folder in folders:
+        try:
+            found[folder] = read_sidecar(folder)
+        except InputError as error:
+            refused.append(error)
+    if refused and not found:
+        raise refused[0]
+    return found
 
 
 def _is_of(sidecar: dict[str, Any], bundle: Bundle) -> bool:

@@ -2,10 +2,15 @@
 
 Weights and caches are exact (caches count twice: what the prefill gives, and what decoding goes on with). Activations
 are an estimate, written down here so that it can be judged: a decoder layer of a prefill holds at most twelve tensors
-of the size of its hidden states, and the masks of its attention one byte for each pair of tokens. Building holds the
-weights of one graph three times on the host (as read, in the network, in the plan) and once on the device beside
-activations and scratch memory. Running holds the weights of all three engines: the language model twice, since prefill
-and decode are engines of their own.
+of the size of its hidden states, and the masks of its attention one byte for each pair of tokens. In fp32, where there
+may be no fused attention, the scores of a layer are there as a whole: four bytes for each head and pair of tokens, as
+many heads as head sizes go into the hidden size. Building holds the weights of one graph three times on the host (as
+the parser read them, in TensorRT's builder, in the plan; what the builder itself holds has not been measured) and once
+on the device beside activations and scratch memory. Running holds the weights of all three engines: the language model
+twice, since prefill and decode are engines of their own.
+
+Not counted: activations of the vision tower, whose sizes a bundle does not tell; attention scores of half types, should
+TensorRT take an attention apart there too; the second set of caches of plain decoding.
 """
 
 from collections.abc import Mapping
@@ -100,7 +105,8 @@ def estimate(
     width = _BYTES[dtype]
     per_token = 2 * batch * facts.num_kv_heads * facts.head_dim * width
     kv_cache = sum(per_token * capacities[group] for group in group_of_layer(schedule)) * 2
-    activations = batch * tokens * (_TENSORS * facts.hidden_size * width + tokens)
+    scores = facts.hidden_size // facts.head_dim * tokens * 4 if dtype == "float32" else 0
+    activations = batch * tokens * (_TENSORS * facts.hidden_size * width + tokens + scores)
     scratch = activations if workspace is None else min(workspace, activations)
     largest = max(weights.values())
     return Estimate(

@@ -173,6 +173,7 @@ def _attend(
         attention: trt.IAttention | None = network.add_attention(query, keys, values, softmax, False)
         if attention is not None:
             attention.mask = bound
+            _check_taken(attention.mask, "mask")
     elif (
         hasattr(network, "add_attention_v2")
         and hasattr(trt.IAttention, "key_value_lengths")
@@ -181,6 +182,7 @@ def _attend(
         attention = network.add_attention_v2(query, keys, values, softmax, trt.CausalMaskKind.NONE)
         if attention is not None:
             attention.key_value_lengths = bound
+            _check_taken(attention.key_value_lengths, "key_value_lengths")
     else:
         raise MissingError(f"TensorRT {trt.__version__} has no key_value_lengths; use --option kv_cache=plain")
     if attention is None:
@@ -188,6 +190,12 @@ def _attend(
     # Where no fused kernel fits (a head size, an architecture), a few plain ones do.
     attention.decomposable = True
     return attention.get_output(0)
+
+
+def _check_taken(value: "trt.ITensor | None", what: str) -> None:
+    """The bindings drop the answer of a setter, so a refusal shows only in what can be read afterwards."""
+    if value is None:
+        raise InputError(f"TensorRT refuses {what} of an attention over KV caches; use --option kv_cache=plain")
 
 
 def _take_over(network: "trt.INetworkDefinition", old: "trt.ITensor", new: "trt.ITensor") -> None:

@@ -46,6 +46,27 @@ def check_plugin_layers(report: Mapping[str, Any], nodes: Sequence[VitcopNode], 
         )
 
 
+def check_network_plugins(network: "trt.INetworkDefinition", nodes: Sequence[VitcopNode], where: str) -> None:
+    """Raises InputError where a node is no plugin layer of its name in a parsed network.
+
+    The layers of a function body may bear the name of their call, and a built engine that keeps names alone does not
+    tell what its layers are; the network does, whatever the engine keeps.
+    """
+    import tensorrt as trt
+
+    found = set()
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if layer.type == trt.LayerType.PLUGIN_V3:
+            found.add(layer.name)
+    lost = [f"{node.name} ({node.op})" for node in nodes if node.plugin and node.name not in found]
+    if lost:
+        raise InputError(
+            f"{where}: TensorRT's parser made no plugin layer of {', '.join(lost)}, but the standard operations of its "
+            "function body. Check that the plugin library is of this version (make plugin) and export again"
+        )
+
+
 def selector_share(times: Mapping[str, float], nodes: Sequence[VitcopNode]) -> float | None:
     """Share of the time in vitcop's own layers, from the time of each layer by name; None where it cannot be told.
 

@@ -5,6 +5,7 @@ Torch CUDA tensors are the memory; TensorRT is only told their addresses. Everyt
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,12 +37,16 @@ class Buffers:
         self.device = device
         self._flat: dict[str, torch.Tensor] = {}
 
-    def view(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """The memory of that name as a tensor; what an earlier view of it held is lost when it grows."""
-        count = 1
-        for size in shape:
-            count *= size
-        size = max(count * dtype.itemsize, ALIGNMENT)
+    def view(
+        self, name: str, shape: tuple[int, ...], dtype: torch.dtype, *, most: tuple[int, ...] = ()
+    ) -> torch.Tensor:
+        """The memory of that name as a tensor; what an earlier view of it held is lost when it grows.
+
+        Args:
+            most: greatest shape that will be asked for, where it is known: memory for it is taken at once.
+        """
+        count = prod(shape)
+        size = max(count * dtype.itemsize, prod(most) * dtype.itemsize, ALIGNMENT)
         flat = self._flat.get(name)
         if flat is None or flat.numel() < size:
             self._flat.pop(name, None)

@@ -80,6 +80,17 @@ def add_profile(
         raise InputError("TensorRT refuses the optimization profile; see its messages above")
 
 
+def check_timing_cache(options: TensorRtOptions) -> None:
+    """Raises InputError where the timing cache could not be written: better before the minutes of a build."""
+    if options.timing_cache is None:
+        return
+    path = Path(options.timing_cache)
+    if not path.parent.is_dir():
+        raise InputError(f"timing_cache {path}: there is no folder {path.parent}; make it, or name another file")
+    if path.exists() and not path.is_file():
+        raise InputError(f"timing_cache {path}: not a file; name another")
+
+
 def _load_timing_cache(config: "trt.IBuilderConfig", path: Path) -> None:
     """Give the builder the timings of earlier builds; a missing file is an empty cache. A cache of another GPU or
     version is not used: TensorRT refuses it, and so do we."""

@@ -45,14 +45,18 @@ class MachineFacts:
         )
 
 
-def sidecar_details(machine: MachineFacts, *, graphs: dict[str, Any], kv: dict[str, Any]) -> dict[str, Any]:
-    """What engine.json says beside the inputs (options, profiles and schedule are among those).
+def sidecar_details(
+    machine: MachineFacts, *, schedule: dict[str, Any], graphs: dict[str, Any], kv: dict[str, Any]
+) -> dict[str, Any]:
+    """What engine.json says beside the inputs (options, the graphs' own profiles and hashes are among those).
 
     Args:
-        graphs: for each graph its plan file, sha256, plugin layers, inputs and outputs.
+        schedule: as in schedule.json; the inputs have its hash.
+        graphs: for each graph its plan file, sha256, plugin layers, inputs and outputs, and the profile it was really
+            built with (a decode engine with caches in place has other inputs than its graph).
         kv: form of the caches, their capacities and which output shares the memory of which input.
     """
-    return {"machine": asdict(machine), "graphs": graphs, "kv_cache": kv}
+    return {"machine": asdict(machine), "schedule": schedule, "graphs": graphs, "kv_cache": kv}
 
 
 def read_sidecar(folder: Path) -> dict[str, Any]:
