@@ -56,6 +56,9 @@ def cut_attention(model: "onnx.ModelProto") -> tuple[Cut, ...]:
         layer, joins = _joins(node, made)
         attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
         _check_attributes(attributes, layer, node)
+        for name in (f"past_key_{layer}", "input_ids"):
+            if name not in shapes:
+                raise InputError(f"decode graph: it has no input {name}; export the bundle again")
         past = shapes[f"past_key_{layer}"]
         head_dim = past.shape.dim[3].dim_value
         group = _group(node, made, layer)
