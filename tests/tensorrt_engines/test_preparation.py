@@ -1,7 +1,6 @@
 """What a build finds out before TensorRT is asked: refusals, exit status, memory, and the dry run without TensorRT."""
 
 import dataclasses
-import json
 import sys
 
 import onnx
@@ -74,31 +73,6 @@ def test_a_stripped_engine_needs_the_bundles_own_weights(bundle):
     with pytest.raises(InputError, match="leave one of the two out"):
         prepare(bundle, TensorRtOptions(strip=True, refit="identical", precision="fp16"))
     assert not prepare(bundle, TensorRtOptions(strip=True, refit="identical", precision="fp32")).converted
-
-
-def test_the_dry_run_without_tensorrt_says_who_answered(bundle, no_tensorrt):
-    found = open_target("tensorrt").dry_run(bundle, {"max_batch": 2})
-    assert found.passed and "static tables" in found.checked_by and "not by TensorRT itself" in found.checked_by
-    plugins = {op for nodes in found.plugin_nodes.values() for _, op in nodes}
-    assert {"VisionSaliency", "ScoreSelect", "DensityPeakClusters", "ClusterMergePlan", "KNormSelect"} <= plugins
-    assert found.profiles["prefill"]["input_ids"][2][0] == 2
-    text = found.text()
-    assert "plugin: " in text and "KV caches" in text and "prefill: no unsupported nodes" in text
-    json.dumps(found.to_dict())
-
-
-def test_the_dry_run_names_a_node_that_tensorrt_does_not_take(bundle, monkeypatch, no_tensorrt):
-    from vitcop.export.runtimes.tensorrt import preparation
-
-    def with_unknown(path):
-        model = onnx.load(path, load_external_data=False)
-        if path.name == "prefill.onnx":
-            model.graph.node.add(op_type="Unique", name="strange", input=["input_ids"], output=["strange_out"])
-        return model
-
-    monkeypatch.setattr(preparation, "load_graph", with_unknown)
-    with pytest.raises(InputError, match="prefill, 10.15: .*Unique.*strange"):
-        open_target("tensorrt").dry_run(bundle)
 
 
 FACTS = Architecture(

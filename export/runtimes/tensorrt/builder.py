@@ -33,7 +33,7 @@ from vitcop.export.runtimes.tensorrt.network import (
     parse,
 )
 from vitcop.export.runtimes.tensorrt.options import TensorRtOptions
-from vitcop.export.runtimes.tensorrt.preparation import Preparation, plugin_library, prepare
+from vitcop.export.runtimes.tensorrt.preparation import Preparation, plugin_library, prepare, refuse_problems
 from vitcop.export.runtimes.tensorrt.profiles import Profile
 from vitcop.export.runtimes.tensorrt.settings import add_profile, check_timing_cache, configure, save_timing_cache
 from vitcop.export.runtimes.tensorrt.sidecar import MachineFacts, sidecar_details
@@ -53,6 +53,7 @@ def build(bundle: Bundle, options: TensorRtOptions | None = None) -> EngineInfo:
     options = options or TensorRtOptions()
     check_timing_cache(options)
     prepared = prepare(bundle, options)
+    refuse_problems(prepared)
     load_tensorrt()
     torch = need_gpu()
     plugin = plugin_library(prepared.needs_plugin)

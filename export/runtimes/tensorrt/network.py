@@ -1,7 +1,7 @@
 """From a graph of the bundle to a TensorRT network: strongly typed, vitcop's nodes as plugins, errors one line each."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("vitcop.tensorrt")
 
+MAKE_PLUGIN = "make plugin TENSORRT_INCLUDE_DIR=…"
 _SHOWN = 8
 """Errors of one graph that are passed on."""
 _LONGEST = 300
@@ -23,8 +24,8 @@ _LONGEST = 300
 
 @dataclass(frozen=True, kw_only=True)
 class VitcopNode:
-    """A node of vitcop's own domain: its name in the graph, its operation, and whether there is a plugin for it (there
-    is one for each operation of this version)."""
+    """A node of vitcop's own domain: its name in the graph, its operation, and whether it has to become a plugin layer:
+    true for each operation of this version. Whether a library with the plugin is there is asked by `known_creators`."""
 
     name: str
     op: str
@@ -162,14 +163,19 @@ def unsupported_nodes(parser: "trt.OnnxParser", model: "onnx.ModelProto", source
     return [f"node {graph[index].name!r} ({graph[index].op_type})" for index in nodes]
 
 
+def known_creators(registry: "trt.IPluginRegistry", ops: Iterable[str]) -> frozenset[str]:
+    """Those of vitcop's operations for which TensorRT's registry has a plugin, by the name, version and namespace that
+    the parser asks for."""
+    return frozenset(op for op in ops if registry.get_creator(op, PLUGIN_VERSION, DOMAIN) is not None)
+
+
 def check_creators(registry: "trt.IPluginRegistry", nodes: Sequence[VitcopNode], library: Path | None) -> None:
     """Raises MissingError where the registry has no plugin for a node that wants one: the parser would take the
     function body without a word."""
-    for op in sorted({node.op for node in nodes if node.plugin}):
-        creator: Any = registry.get_creator(op, PLUGIN_VERSION, DOMAIN)
-        if creator is None:
-            where = f"{library} has no plugin {op!r}" if library else f"the plugin library is not built ({op} needs it)"
-            raise MissingError(f"{where}; run: make plugin TENSORRT_INCLUDE_DIR=…")
+    ops = {node.op for node in nodes if node.plugin}
+    for op in sorted(ops - known_creators(registry, ops)):
+        where = f"{library} has no plugin {op!r}" if library else f"the plugin library is not built ({op} needs it)"
+        raise MissingError(f"{where}; run: {MAKE_PLUGIN}")
 
 
 def one_line(error: object) -> str:

@@ -29,6 +29,8 @@ class Preparation:
         capacities: KV length of each layer group at its fullest.
         nodes: vitcop's nodes of each graph.
         memory: the estimate.
+        path: the bundle's folder.
+        problems: for each graph, what the static check found, one line for each node.
     """
 
     dtype: str
@@ -37,6 +39,8 @@ class Preparation:
     capacities: tuple[int, ...]
     nodes: Mapping[str, tuple[VitcopNode, ...]]
     memory: Estimate
+    path: Path
+    problems: Mapping[str, tuple[str, ...]]
 
     @property
     def needs_plugin(self) -> bool:
@@ -45,7 +49,11 @@ class Preparation:
 
 
 def prepare(bundle: Bundle, options: TensorRtOptions) -> Preparation:
-    """Check a bundle for TensorRT and work out shapes and memory. Raises InputError that says what does not fit."""
+    """Check a bundle for TensorRT and work out shapes and memory.
+
+    Nodes that the parser would not take are told in `problems`: the graphs are looked at in the type that is built.
+    Raises InputError for anything else that does not fit.
+    """
     if bundle.manifest.weights.mode != "copied":
         raise InputError(
             f"{bundle.path}: its weights lie in the model folder, where TensorRT does not look for them; export it "
@@ -71,18 +79,15 @@ def prepare(bundle: Bundle, options: TensorRtOptions) -> Preparation:
     profiles = profiles_for(bundle, options.limits)
     capacities = cache_capacities(bundle, options.limits)
     graphs = {part: load_graph(bundle.graph(part)) for part in GRAPHS}
-    problems = [line for part in GRAPHS for line in operator_problems(graphs[part], part)]
-    if problems:
-        more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        shown = "\n  ".join(problems[:_SHOWN])
-        raise InputError(f"{bundle.path}: TensorRT's parser does not take these nodes:\n  {shown}{more}")
+    converted = dtype != own
+    built = {part: converted_graph(bundle, part, dtype) for part in GRAPHS} if converted else graphs
     tokens = profiles["prefill"]["input_ids"].max[1]
     return Preparation(
         dtype=dtype,
-        converted=dtype != own,
+        converted=converted,
         profiles=profiles,
         capacities=capacities,
-        nodes={part: vitcop_nodes(model) for part, model in graphs.items()},
+        nodes={part: vitcop_nodes(model) for part, model in built.items()},
         memory=estimate(
             {part: weight_bytes(model, dtype) for part, model in graphs.items()},
             bundle.manifest.architecture,
@@ -93,16 +98,74 @@ def prepare(bundle: Bundle, options: TensorRtOptions) -> Preparation:
             capacities=capacities,
             workspace=int(options.workspace * GIB) if options.workspace is not None else None,
         ),
+        path=bundle.path,
+        problems={part: operator_problems(model) for part, model in built.items()},
     )
 
 
-def operator_problems(model: "onnx.ModelProto", part: str) -> list[str]:
-    """The static check against the parser's tables of operators, one line for each node that is outside of one: a
-    bundle should build on any TensorRT that vitcop supports."""
+def refuse_problems(prepared: Preparation) -> None:
+    """Raises InputError where the static check found nodes that the parser would not take."""
+    lines = [f"{part}: {line}" for part in GRAPHS for line in prepared.problems[part]]
+    if lines:
+        more = f"\n  and {len(lines) - _SHOWN} more, which --dry-run lists" if len(lines) > _SHOWN else ""
+        shown = "\n  ".join(lines[:_SHOWN])
+        raise InputError(f"{prepared.path}: TensorRT's parser does not take these nodes:\n  {shown}{more}")
+
+
+def converted_graph(bundle: Bundle, part: str, dtype: str) -> "onnx.ModelProto":
+    """A graph in the half type that is built, as `precision.convert_graph` writes it, but for looking at alone.
+
+    No weight is read or converted: each stands in the bundle's own file, at its old place, with the bytes that its new
+    type takes. So a parser finds a weight of the right size beside the bundle's graph, of numbers without meaning.
+    """
+    import numpy as np
+    import onnx
+    import onnx_ir as ir
+
+    from vitcop.export.bundle import graph_contract
+    from vitcop.export.runtimes.tensorrt import precision
+
+    facts = bundle.manifest.architecture
+    own, target = precision.TYPES[facts.dtype], precision.TYPES[dtype]
+    # Its named nodes are those that the converted graph has.
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(load_graph(bundle.graph(part))))
+    if own == precision.TYPES["float32"]:
+        spec = graph_contract(bundle.schedule, facts)[part]
+        precision._Narrowing(model, target, (*spec.inputs, *spec.outputs)).run()
+    else:
+        precision._substitute(model, own, target)
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor) and tensor.dtype.is_floating_point():
+            size = tensor.size * np.dtype(target.numpy()).itemsize
+            value.const_value = ir.ExternalTensor(
+                tensor.location, tensor.offset, size, target, shape=tensor.shape, name=value.name
+            )
+    return ir.to_proto(model)
+
+
+def operator_problems(model: "onnx.ModelProto") -> tuple[str, ...]:
+    """The static check against the parser's tables of operators, one line for each node that is outside of one, with
+    the releases whose table that is: a bundle should build on any TensorRT that vitcop supports."""
     from vitcop.export.runtimes.tensorrt.operator_check import check_operators
     from vitcop.export.runtimes.tensorrt.operator_table import RELEASES
 
-    return [f"{part}, {release}: {finding}" for release in RELEASES for finding in check_operators(model, release)]
+    # (operation, node) -> (what is there, what is taken) -> releases.
+    found: dict[tuple[str, str], dict[tuple[str, str], list[str]]] = {}
+    for release in RELEASES:
+        for finding in check_operators(model, release):
+            said = found.setdefault((finding.op, finding.node), {})
+            taken = finding.supported.replace(f"TensorRT {release}", "TensorRT")
+            releases = said.setdefault((finding.found, taken), [])
+            releases += [] if release in releases else [release]
+    return tuple(
+        f"{op} {node!r}: "
+        + "; ".join(
+            f"{there}, supported: {taken} (TensorRT {' and '.join(releases)})"
+            for (there, taken), releases in said.items()
+        )
+        for (op, node), said in found.items()
+    )
 
 
 def plugin_library(needed: bool) -> Path | None:
