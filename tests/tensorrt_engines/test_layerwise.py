@@ -6,8 +6,10 @@ import numpy as np
 import onnx
 import pytest
 
+from vitcop.export.runtimes.engine_folder import SCHEMA_VERSION
 from vitcop.export.runtimes.tensorrt import layerwise
 from vitcop.export.runtimes.tensorrt.layerwise import TensorGap, first_gap, gaps_between, marked_graph, tensor_gaps
+from vitcop.export.runtimes.tensorrt.sidecar import MachineFacts
 from vitcop.plugins.errors import MissingError
 
 
@@ -26,6 +28,98 @@ def test_watched_tensors_are_outputs_of_a_sound_graph(bundle):
             assert set(watched) <= set(outputs) and len(outputs) == len(set(outputs))
             assert {"Attention", "MatMul"} <= set(watched.values()) and len(watched) > 8
         assert not path.exists()
+
+
+def test_a_converted_graph_is_marked_and_runs_in_its_type(bundle, make_batch):
+    import onnxruntime
+
+    feeds = layerwise.prompt_feeds(bundle, make_batch(2))
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 4
+    settings.intra_op_num_threads = 1
+    for part in ("vision", "prefill"):
+        with marked_graph(bundle, part, "float16") as (path, watched):
+            assert path.parent.parent == bundle.engines_folder
+            given = layerwise.feeds_for(path, feeds[part])
+            session = onnxruntime.InferenceSession(str(path), settings)
+            found = dict(zip([item.name for item in session.get_outputs()], session.run(None, given), strict=True))
+        assert any(found[name].dtype == np.float16 for name in watched)
+        with marked_graph(bundle, part) as (path, _):
+            session = onnxruntime.InferenceSession(str(path), settings)
+            wide = dict(zip([item.name for item in session.get_outputs()], session.run(None, feeds[part]), strict=True))
+        assert not any(array.dtype == np.float16 for array in wide.values())
+    assert not list(bundle.engines_folder.glob(".*"))
+
+
+def test_weights_are_linked_and_not_copied(bundle):
+    with marked_graph(bundle, "vision") as (path, _):
+        for record in bundle.manifest.weights.files:
+            assert (path.parent / record.name).samefile((bundle.weights_folder / record.name).resolve())
+
+
+HERE = MachineFacts(tensorrt="11.4.0.106", cuda="13.0", driver="580.1", sm="9.0", plugin_sha256=None)
+
+
+@pytest.fixture
+def engines(bundle, tmp_path, monkeypatch):
+    """A function that puts down engine.json of an engine of this bundle, each newer than the one before."""
+    import json
+    import os
+
+    from vitcop.export.bundle import GRAPHS, Bundle
+
+    graphs = {part: bundle.graph_hash(part) for part in GRAPHS}
+    monkeypatch.setattr(Bundle, "engines_folder", tmp_path)
+    count = iter(range(100))
+
+    def put(dtype, sm="9.0", graphs=graphs):
+        number = next(count)
+        folder = tmp_path / "tensorrt" / f"engine{99 - number}"
+        folder.mkdir(parents=True)
+        options = {"version_compatible": False, "hardware_compatibility": "none", "serialize_plugin": False}
+        told = {"schema_version": SCHEMA_VERSION, "target": "tensorrt", "machine": {**vars(HERE), "sm": sm}}
+        told |= {"inputs": {"graphs": graphs, "dtype": dtype, "options": options}}
+        (folder / "engine.json").write_text(json.dumps(told))
+        os.utime(folder / "engine.json", (1000 + number, 1000 + number))
+
+    return put
+
+
+def test_the_type_is_the_newest_fitting_engines(bundle, engines):
+    assert layerwise.engine_dtype(bundle, HERE) == "float32"
+    engines("float32")
+    engines("float16")
+    engines("bfloat16", sm="8.0")
+    engines("bfloat16", graphs={"vision": "others"})
+    assert layerwise.engine_dtype(bundle, HERE) == "float16"
+
+
+def test_both_sides_run_in_the_engines_type(bundle, make_batch, engines, monkeypatch):
+    asked = []
+    monkeypatch.setattr(layerwise.MachineFacts, "here", lambda plugin: HERE)
+    monkeypatch.setattr(layerwise, "tensor_gaps", lambda bundle, part, feeds, dtype: asked.append((part, dtype)) or [])
+    engines("float16")
+    lines = layerwise.locate_export_loss(bundle, make_batch(1))
+    assert asked == [("vision", "float16"), ("prefill", "float16")] and all("in float16" in line for line in lines)
+    asked.clear()
+    (line,) = layerwise.locate_export_loss(bundle, make_batch(1), "bfloat16")
+    assert not asked and "cannot on a CPU" in line
+
+
+def test_plugins_are_loaded_before_a_graph_is_parsed(bundle, monkeypatch):
+    from pathlib import Path
+
+    import fake_tensorrt
+
+    from vitcop.export.runtimes.tensorrt.network import load_plugins, vitcop_nodes
+
+    fake_tensorrt.install(monkeypatch)
+    nodes = vitcop_nodes(layerwise.load_graph(bundle.graph("prefill")))
+    with pytest.raises(MissingError, match="the plugin library is not built"):
+        load_plugins(nodes, None)
+    library = Path(np._core._multiarray_umath.__file__)
+    load_plugins(nodes, library)
+    assert [str(library)] == fake_tensorrt.LOADED
 
 
 def test_gaps_and_the_first_of_them():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitcop.export.runtimes.tensorrt.installation import register_plugin
 from vitcop.plugins.errors import InputError, MissingError
 from vitcop.plugins.registry import ONNX_OPS
 from vitcop.plugins.spec import DOMAIN, PLUGIN_VERSION
@@ -176,6 +177,17 @@ def check_creators(registry: "trt.IPluginRegistry", nodes: Sequence[VitcopNode],
     for op in sorted(ops - known_creators(registry, ops)):
         where = f"{library} has no plugin {op!r}" if library else f"the plugin library is not built ({op} needs it)"
         raise MissingError(f"{where}; run: {MAKE_PLUGIN}")
+
+
+def load_plugins(nodes: Sequence[VitcopNode], library: Path | None) -> None:
+    """Load the plugin library into TensorRT's registry. Raises MissingError as `check_creators` does, or where the
+    library cannot be loaded."""
+    import tensorrt as trt
+
+    registry: trt.IPluginRegistry = trt.get_plugin_registry()
+    if library is not None:
+        register_plugin(registry, str(library))
+    check_creators(registry, nodes, library)
 
 
 def one_line(error: object) -> str:
