@@ -85,8 +85,8 @@ def test_this_checkout_is_what_the_processes_import(environment):
     assert ask(environment, "import vitcop.export as e; print(e.__file__)").startswith(str(ROOT))
 
 
-def test_our_plugins_are_found_in_the_real_registry(environment):
-    """Needs a built library, and the lean runtime, whose registry is NVIDIA's own."""
+def library_for_a_registry(environment):
+    """A built library. Skips without one, and without the lean runtime, whose registry is NVIDIA's own."""
     from tensorrt_stand_ins import lean_library
 
     from vitcop.plugins.tensorrt.paths import plugin_path
@@ -98,6 +98,27 @@ def test_our_plugins_are_found_in_the_real_registry(environment):
     packages = ROOT / "build" / f"tensorrt-bindings-{release}"
     if lean_library(packages if packages.is_dir() else None) is None:
         pytest.skip("tensorrt-lean-cu13-libs of this release is not installed, so there is no registry")
+    return library
+
+
+def test_the_dry_run_asks_the_real_registry(environment, bundle):
+    library_for_a_registry(environment)
+    code = """
+        import sys
+        from pathlib import Path
+        from vitcop.export.bundle import Bundle
+        from vitcop.export.runtimes import open_target
+        found = open_target("tensorrt").dry_run(Bundle.open(Path(sys.argv[1])))
+        assert found.plugins_by == "the registry of TensorRT", found.plugins_by
+        assert "KNormSelect" in {op for _, op in found.plugin_nodes["prefill"]}
+        assert not any(found.waiting_nodes.values()), found.waiting_nodes
+        assert not any("make plugin" in line for line in found.missing), found.missing
+        """
+    assert ask(environment, code, bundle.path) == ""
+
+
+def test_our_plugins_are_found_in_the_real_registry(environment):
+    library = library_for_a_registry(environment)
     code = """
         import sys
         from pathlib import Path

@@ -1,10 +1,12 @@
 """`make plugin`: what it says where it cannot build, what it builds, and where that is found."""
 
 import hashlib
+import importlib.util
 import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from plugin_harness import HEADERS, WITHOUT_HEADERS
@@ -101,3 +103,27 @@ def test_two_functions_are_exported_and_nothing_of_tensorrt_is_needed(built):
     assert not [
         name for name in needed if "nvinfer" in name.lower() or name.startswith(("getPlugin", "cuda", "vitcop"))
     ]
+
+
+def test_gpu_check_leaves_the_library_of_make_plugin_alone(monkeypatch, tmp_path):
+    program = Path(__file__).parents[3] / "benchmarks" / "gpu_check.py"
+    spec = importlib.util.spec_from_file_location("gpu_check", program)
+    gpu_check = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(gpu_check)
+    used = []
+
+    def build(include, out, architectures):
+        out.write_bytes(b"library")
+        return [out]
+
+    def run_tests(**variables):
+        used.append(Path(variables[gpu_check.plugin_paths.VARIABLE]))
+        assert used[0].is_file()
+        return {"tests": 2, "skipped": 0, "status": 0}
+
+    monkeypatch.setattr(gpu_check.plugin_build, "build", build)
+    monkeypatch.setattr(gpu_check.plugin_build, "header_version", lambda include: (11, 1))
+    monkeypatch.setattr(gpu_check, "run_tests", run_tests)
+    monkeypatch.setenv(gpu_check.plugin_build.VARIABLE, str(tmp_path))
+    assert gpu_check.run_plugin_tests(90)["status"] == 0
+    assert used[0].parent != gpu_check.plugin_paths.DEFAULT_PATH.parent and not used[0].exists()
