@@ -69,17 +69,9 @@ def convert_graph(source: Path, destination: Path, dtype: HalfType) -> None:
     bundle = Bundle.open(source.parent)
     if source.stem not in GRAPHS or source != bundle.graph(source.stem):
         raise InputError(f"{source}: not a graph of the bundle {bundle.path} ({', '.join(GRAPHS)})")
-    facts = bundle.manifest.architecture
-    # Types of the values between nodes, which only some of them carry in the file.
-    model = ir.from_proto(onnx.shape_inference.infer_shapes(onnx.load(source, load_external_data=False)))
-    own, target = TYPES[facts.dtype], TYPES[dtype]
-    if own == _FP32:
-        spec = graph_contract(bundle.schedule, facts)[source.stem]
-        _Narrowing(model, target, (*spec.inputs, *spec.outputs)).run()
-    elif own != target:
-        _substitute(model, own, target)
+    model = narrowed(bundle, source.stem, dtype, onnx.load(source, load_external_data=False))
     partial = destination.with_name(f".{destination.name}.partial-{os.getpid()}")
-    weights = HalfWeights(destination.with_name(f"{destination.name}.data"), bundle.weights_folder, target)
+    weights = HalfWeights(destination.with_name(f"{destination.name}.data"), bundle.weights_folder, TYPES[dtype])
     try:
         weights.write(model)
         ir.save(model, partial)
@@ -89,6 +81,21 @@ def convert_graph(source: Path, destination: Path, dtype: HalfType) -> None:
     finally:
         partial.unlink(missing_ok=True)
         weights.discard()
+
+
+def narrowed(bundle: Bundle, part: str, dtype: HalfType, graph: onnx.ModelProto) -> ir.Model:
+    """A graph ("vision", "prefill" or "decode") of a bundle with the types of half precision, but the bundle's own
+    weights."""
+    facts = bundle.manifest.architecture
+    # Types of the values between nodes, which only some of them carry in the file.
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(graph))
+    own, target = TYPES[facts.dtype], TYPES[dtype]
+    if own == _FP32:
+        spec = graph_contract(bundle.schedule, facts)[part]
+        _Narrowing(model, target, (*spec.inputs, *spec.outputs)).run()
+    elif own != target:
+        _substitute(model, own, target)
+    return model
 
 
 class _Narrowing:

@@ -119,21 +119,13 @@ def converted_graph(bundle: Bundle, part: str, dtype: str) -> "onnx.ModelProto":
     type takes. So a parser finds a weight of the right size beside the bundle's graph, of numbers without meaning.
     """
     import numpy as np
-    import onnx
     import onnx_ir as ir
 
-    from vitcop.export.bundle import graph_contract
-    from vitcop.export.runtimes.tensorrt import precision
+    from vitcop.export.runtimes.tensorrt.precision import TYPES, narrowed
 
-    facts = bundle.manifest.architecture
-    own, target = precision.TYPES[facts.dtype], precision.TYPES[dtype]
+    target = TYPES[dtype]
     # Its named nodes are those that the converted graph has.
-    model = ir.from_proto(onnx.shape_inference.infer_shapes(load_graph(bundle.graph(part))))
-    if own == precision.TYPES["float32"]:
-        spec = graph_contract(bundle.schedule, facts)[part]
-        precision._Narrowing(model, target, (*spec.inputs, *spec.outputs)).run()
-    else:
-        precision._substitute(model, own, target)
+    model = narrowed(bundle, part, dtype, load_graph(bundle.graph(part)))
     for value in model.graph.initializers.values():
         tensor = value.const_value
         if isinstance(tensor, ir.ExternalTensor) and tensor.dtype.is_floating_point():
