@@ -157,11 +157,12 @@ def test_the_nodes_are_those_of_the_rewritten_graph(captured, models):
     """The pass at one merge before layer 1, of a model that differs in depth alone."""
     schedule = Schedule(num_layers=3, vision=PAPER.vision, drops=ONE_MERGE.drops)
     targets = [node.target for node in drop_points(captured, schedule).module.graph.nodes]
-    names = {str(target).split(".")[1] for target in targets if str(target).startswith("vitcop.")} - {"gather_rows"}
+    names = {str(target).split(".")[1] for target in targets if str(target).startswith("vitcop.")}
     found = {ONNX_OPS[op].torch_name for op in VITCOP_NODES["prefill"]}
-    assert names == found
-    gathers = sum(str(target).startswith("vitcop.gather_rows") for target in targets)
-    assert counts(models["merged"]["prefill"])["GatherND"] == gathers
+    assert names - {"gather_rows", "put_rows"} == found
+    for name, op in (("gather_rows", "GatherND"), ("put_rows", "ScatterND")):
+        rows = sum(str(target).startswith(f"vitcop.{name}") for target in targets)
+        assert counts(models["merged"]["prefill"])[op] == rows, op
 
 
 def doubles(nodes):
