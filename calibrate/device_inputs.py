@@ -43,16 +43,16 @@ class PromptTensors:
             next_position=torch.as_tensor(batch.next_position, device=device),
         )
 
-    def after_drop(self, kept_patches: torch.Tensor) -> "PromptTensors":
-        """The prompts without the placeholders of patches that the vision stage dropped, as PromptBatch.after_drop.
+    def after_drop(self, kept_visual: torch.Tensor) -> "PromptTensors":
+        """The prompts without the visual tokens that a stage of a schedule dropped, as PromptBatch.after_drop.
 
         Args:
-            kept_patches: int64 [B,K], ascending indices into the V visual tokens.
+            kept_visual: int64 [B,K], ascending indices into the V visual tokens.
         """
-        if kept_patches.shape[1] == self.visual_index.shape[1]:
+        if kept_visual.shape[1] == self.visual_index.shape[1]:
             return self
         length = self.input_ids.shape[1]
-        kept_positions, visual_index_BK = selection.after_drop(kept_patches, self.visual_index, length)
+        kept_positions, visual_index_BK = selection.after_drop(kept_visual, self.visual_index, length)
         return PromptTensors(
             input_ids=self.input_ids.gather(1, kept_positions),
             mask=self.mask.gather(1, kept_positions),
