@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from vitcop.export.bundle import Bundle
+from vitcop.export.runtimes.onnxruntime.causal_blocks import cut_into_causal_blocks
 from vitcop.export.runtimes.onnxruntime.options import OnnxRuntimeOptions
 from vitcop.plugins.errors import InputError, MissingError
 
@@ -46,6 +47,8 @@ class GraphSession:
         model = _load_model(self._source)
         external = list(_external_tensors(model))
         _check_external(external, bundle, self._source)
+        if part == "prefill" and options.device == "cpu":
+            cut_into_causal_blocks(model)
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = _FATAL
         settings.inter_op_num_threads = 1
