@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
 from vitcop.calibrate.budget import fractions, solve_counts
+from vitcop.calibrate.choices import Rule
 from vitcop.calibrate.presets import nearest_reference, paper_schedule
 from vitcop.calibrate.schedule import Clusters, Drop, Schedule, VisionStage
 from vitcop.plugins.errors import InputError
@@ -33,27 +34,6 @@ class PaperKind:
             return paper_schedule(num_layers, num_visual, budget, vision_score=self.vision_score)
         except InputError:
             return None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rule:
-    """How one drop chooses: op, score, order, and what a merge needs."""
-
-    op: str = "select"
-    score: str = "k_norm"
-    order: str = "smallest"
-    head_reduction: str = "mean_key"
-    merge: str = "sum"
-    cutoff_quantile: float | None = None
-
-    @property
-    def name(self) -> str:
-        sign = {"smallest": "-", "largest": "+"}[self.order]
-        score = self.score + ("/mean_norm" if self.score == "k_norm" and self.head_reduction == "mean_norm" else "")
-        if self.op == "select":
-            return score + sign
-        cutoff = "d8" if self.cutoff_quantile is None else f"q{self.cutoff_quantile:g}"
-        return f"merge({score}{sign},{self.merge},{cutoff})"
 
 
 @dataclass(frozen=True, kw_only=True)
