@@ -32,6 +32,9 @@ class CalibrationSettings:
         cutoff_quantiles: cluster cutoffs to try; None is the paper's distance 8.
         device, dtype, attn: as in `load_model`.
         vision_cache_bytes: vision outputs held between candidates.
+        prefix_memory_bytes: prefixes (hidden states, keys and values before a drop) held between candidates, on the
+            model's device; 0 for none.
+        prefix_disk_bytes: prefixes of the unpruned model kept in the store; 0 for none.
     """
 
     batch_size: int = 16
@@ -50,11 +53,16 @@ class CalibrationSettings:
     dtype: str = "float32"
     attn: str = "sdpa"
     vision_cache_bytes: int = 4 << 30
+    prefix_memory_bytes: int = 2 << 30
+    prefix_disk_bytes: int = 0
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "max_new_tokens", "top_k", "max_candidates", "finalists"):
             if getattr(self, name) < 1:
                 raise InputError(f"calibration settings: {name} must be at least 1, found {getattr(self, name)}")
+        for name in ("vision_cache_bytes", "prefix_memory_bytes", "prefix_disk_bytes"):
+            if getattr(self, name) < 0:
+                raise InputError(f"calibration settings: {name} must be at least 0, found {getattr(self, name)}")
         if not self.rungs or list(self.rungs) != sorted(set(self.rungs)) or self.rungs[0] <= 0 or self.rungs[-1] != 1.0:
             raise InputError(f"calibration settings: rungs must ascend within (0, 1] and end at 1, found {self.rungs}")
         if not 0 < self.survivors <= 1:

@@ -7,7 +7,7 @@ Shape letters: B batch, S sequence, V visual tokens now present, R visual tokens
 tokens, H hidden.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,9 @@ import torch
 from vitcop.calibrate.attention_masks import causal_mask
 from vitcop.calibrate.device_inputs import PromptTensors, VisionTensors, places_of, rows_of
 from vitcop.calibrate.original import OriginalRunner, cache_bytes, clock, next_positions
+from vitcop.calibrate.prefix import Prefix, Walk, stem
 from vitcop.calibrate.prompt import PromptBatch
-from vitcop.calibrate.recording import Recorded, recording
+from vitcop.calibrate.recording import recording
 from vitcop.calibrate.runner import Prefill
 from vitcop.calibrate.schedule import Drop, Schedule
 from vitcop.calibrate.stream import Dropped, Stream, drop_tokens, positions_after
@@ -120,15 +121,18 @@ class ScheduledRunner:
         self._on_layer = on_layer
         self._decoder = decoder
         self._sliding = family.sliding_layers
+        self._drops = {drop.layer: drop for drop in schedule.drops}
         self._group_of = [g for g, layers in enumerate(schedule.groups) for _ in layers]
 
     @torch.inference_mode()
-    def prefill(self, batch: PromptBatch) -> Prefill:
+    def prefill(self, batch: PromptBatch, prefix: Prefix | None = None) -> Prefill:
+        """Run vision tower and prompt, or only what comes behind a prefix of this batch (of a schedule of equal stem;
+        `seconds` then lacks what the prefix took)."""
         device = self.model.device
         begun = clock(device)
-        kept = self._keep(batch)
+        kept = self._keep_beside(batch, prefix)
         seen = clock(device)
-        found = self.read(PromptTensors.of(batch, device), kept)
+        found = self.read(PromptTensors.of(batch, device), kept, prefix)
         logits = found.logits.cpu().numpy()
         return Prefill(
             logits=logits,
@@ -139,6 +143,18 @@ class ScheduledRunner:
             kv_bytes=cache_bytes(found.state.cache),
             seconds={"vision": seen - begun, "prefill": clock(device) - seen},
         )
+
+    @torch.inference_mode()
+    def prefixes(self, batch: PromptBatch, layers: Sequence[int], start: Prefix | None = None) -> list[Prefix]:
+        """What stands before each of these decoder layers (ascending, within 1..L-1), in one pass as far as the last of
+        them; `start`, before an earlier layer, saves the way up to it. Their keys and values are shared."""
+        kept = self._keep_beside(batch, start)
+        walk = self._begin(PromptTensors.of(batch, self.model.device), kept, start)
+        found = []
+        for layer in layers:
+            self._walk(walk, layer, asks=True)
+            found.append(walk.prefix(stem(self.schedule, layer, batch.num_visual)))
+        return found
 
     @torch.inference_mode()
     def forward(self, prompt: PromptTensors, vision: VisionTensors | None) -> DevicePrefill:
@@ -155,48 +171,21 @@ class ScheduledRunner:
         return self.read(prompt, kept)
 
     @torch.inference_mode()
-    def read(self, prompt: PromptTensors, kept: VisionKept) -> DevicePrefill:
-        """The language model's part of `forward`."""
-        from transformers import DynamicCache
-
-        stream = self._enter(prompt, kept)
-        cache, groups, dropped = DynamicCache(), [stream], []
-        last: Recorded | None = None
-        drops = {drop.layer: drop for drop in self.schedule.drops}
-        rotary, attend = self._geometry(stream)
-        for i, layer in enumerate(self._decoder.layers):
-            if i in drops:
-                scores_BV = self._scores(drops[i], stream, cache.layers[i - 1].keys, last)
-                stream, what = drop_tokens(self.schedule, drops[i], stream, scores_BV)
-                dropped.append(what)
-                groups.append(stream)
-                rotary, attend = self._geometry(stream)
-            following = drops.get(i + 1)
-            asks = self._on_layer is not None or (following is not None and following.score == "text_query")
-            with recording(layer.self_attn) if asks else nullcontext() as last:
-                hidden = layer(
-                    stream.hidden,
-                    attention_mask=attend[i in self._sliding],
-                    position_embeddings=rotary,
-                    past_key_values=cache,
-                    use_cache=True,
-                )
-            stream = replace(stream, hidden=hidden).with_next_plane()
-            if self._on_layer is not None:
-                query_BNhD = last.queries[0][:, :, -1]
-                self._on_layer(
-                    LayerView(i, cache.layers[i].keys, query_BNhD, stream.visual_index, stream.mask, _scale(layer))
-                )
+    def read(self, prompt: PromptTensors, kept: VisionKept | None, prefix: Prefix | None = None) -> DevicePrefill:
+        """The language model's part of `forward`, or what of it comes behind a prefix; there `kept` is None where the
+        schedule has no vision stage."""
+        walk = self._begin(prompt, kept, prefix)
+        self._walk(walk, len(self._decoder.layers))
         return DevicePrefill(
-            logits=self.family.lm_head(self.model)(self._decoder.norm(stream.hidden[:, -1:]))[:, -1].float(),
+            logits=self.family.lm_head(self.model)(self._decoder.norm(walk.stream.hidden[:, -1:]))[:, -1].float(),
             state=ScheduledState(
-                cache=cache,
-                masks=[group.mask for group in groups],
-                places=[places_of(group.positions) for group in groups],
-                next_position=self._next_position(prompt, stream),
+                cache=walk.cache,
+                masks=walk.masks,
+                places=walk.places,
+                next_position=self._next_position(prompt, walk.stream),
             ),
             vision=None if self.schedule.vision is None else Dropped(kept_visual=kept.kept_patches, scores=kept.scores),
-            drops=tuple(dropped),
+            drops=tuple(walk.dropped),
         )
 
     def decode(self, token_ids: np.ndarray, state: ScheduledState) -> np.ndarray:
@@ -224,6 +213,65 @@ class ScheduledRunner:
         return self.family.lm_head(self.model)(self._decoder.norm(hidden)).float().cpu().numpy()
 
     # -- parts --------------------------------------------------------------------------------------------------------
+
+    def _begin(self, prompt: PromptTensors, kept: VisionKept | None, prefix: Prefix | None) -> Walk:
+        """Before the first layer, or before that of a prefix."""
+        from transformers import DynamicCache
+
+        if prefix is not None:
+            self._check_prefix(prompt, prefix)
+            return Walk.along(prefix, prefix.stream_of(self.schedule, kept))
+        stream = self._enter(prompt, kept)
+        return Walk(
+            layer=0,
+            stream=stream,
+            query=None,
+            cache=DynamicCache(),
+            masks=[stream.mask],
+            places=[places_of(stream.positions)],
+            dropped=[],
+        )
+
+    def _check_prefix(self, prompt: PromptTensors, prefix: Prefix) -> None:
+        mine = stem(self.schedule, prefix.layer, prompt.visual_index.shape[1])
+        assert mine == prefix.stem, f"a prefix of {prefix.stem} does not lead to {mine}"
+        assert len(prefix.stream.mask) == len(prompt.input_ids), "a prefix of another batch"
+        assert self._on_layer is None, "an observer would miss the layers of the prefix"
+
+    def _walk(self, walk: Walk, until: int, *, asks: bool = False) -> None:
+        """On to decoder layer `until`, the drop before it not made; `asks` for the last text query of the layer before
+        it."""
+        rotary, attend = self._geometry(walk.stream)
+        for i in range(walk.layer, until):
+            layer, following = self._decoder.layers[i], self._drops.get(i + 1)
+            if i in self._drops:
+                scores_BV = self._scores(self._drops[i], walk.stream, walk.cache.layers[i - 1].keys, walk.query)
+                walk.stream, what = drop_tokens(self.schedule, self._drops[i], walk.stream, scores_BV)
+                walk.dropped.append(what)
+                walk.masks.append(walk.stream.mask)
+                walk.places.append(places_of(walk.stream.positions))
+                rotary, attend = self._geometry(walk.stream)
+            asked = (asks and i + 1 == until) or (following is not None and following.score == "text_query")
+            watched = asked or self._on_layer is not None
+            with recording(layer.self_attn) if watched else nullcontext() as seen:
+                hidden = layer(
+                    walk.stream.hidden,
+                    attention_mask=attend[i in self._sliding],
+                    position_embeddings=rotary,
+                    past_key_values=walk.cache,
+                    use_cache=True,
+                )
+            walk.layer = i + 1
+            walk.stream = replace(walk.stream, hidden=hidden).with_next_plane()
+            # A row of its own: a view would keep the queries of all tokens.
+            walk.query = seen.queries[0][:, :, -1].clone(memory_format=torch.contiguous_format) if watched else None
+            if self._on_layer is not None:
+                index, mask = walk.stream.visual_index, walk.stream.mask
+                self._on_layer(LayerView(i, walk.cache.layers[i].keys, walk.query, index, mask, _scale(layer)))
+
+    def _keep_beside(self, batch: PromptBatch, prefix: Prefix | None) -> VisionKept | None:
+        """What the vision stage keeps; None behind a prefix where there is no such stage: the features are in it."""
+        return self._keep(batch) if prefix is None or self.schedule.vision is not None else None
 
     def _keep(self, batch: PromptBatch) -> VisionKept:
         def compute() -> Any:
@@ -284,13 +332,14 @@ class ScheduledRunner:
             masks[True] = causal_mask(*settings, window=self.family.window, places_BK=places_BK)
         return masks
 
-    def _scores(self, drop: Drop, stream: Stream, keys_BNkvSD: torch.Tensor, last: Recorded | None) -> torch.Tensor:
+    def _scores(
+        self, drop: Drop, stream: Stream, keys_BNkvSD: torch.Tensor, query_BNhD: torch.Tensor | None
+    ) -> torch.Tensor:
         """fp32 [B,V]."""
         if drop.score == "k_norm":
             return ops.knorm_scores(keys_BNkvSD, stream.visual_index, head_reduction=drop.head_reduction)
         if drop.score == "text_query":
             scale = _scale(self._decoder.layers[drop.layer - 1])
-            query_BNhD = last.queries[0][:, :, -1]
             return ops.text_query_scores(
                 query_BNhD, keys_BNkvSD, stream.visual_index, attention_mask=stream.mask.long(), scale=scale
             )
