@@ -14,12 +14,9 @@ import torch
 from vitcop.calibrate.answers import exact_match
 from vitcop.calibrate.calibration import CalibrationSettings
 from vitcop.calibrate.generation import continue_forced, continue_free
-from vitcop.calibrate.grid import candidate_layers
 from vitcop.calibrate.losses import Estimate, kl_divergence, top1_agreement
 from vitcop.calibrate.original import OriginalRunner
-from vitcop.calibrate.prefix import Prefix
-from vitcop.calibrate.prefix_cache import PrefixCache
-from vitcop.calibrate.prefix_files import PrefixFiles
+from vitcop.calibrate.prefix_cache import prefix_cache
 from vitcop.calibrate.prompt import PromptBatch
 from vitcop.calibrate.samples import Sample, batches, samples_digest
 from vitcop.calibrate.schedule import Schedule
@@ -102,27 +99,7 @@ class Evaluator:
         self.eos_ids, self.settings, self.store = eos_ids, settings, store
         self._base = [base, settings.max_new_tokens, settings.top_k, settings.batch_size]
         self.vision = VisionCache(settings.vision_cache_bytes)
-        self.prefixes = self._prefixes(base)
-
-    def _prefixes(self, base: Any) -> PrefixCache | None:
-        """None where the settings leave no room for any."""
-        settings, files = self.settings, None
-        if settings.prefix_disk_bytes and self.store.folder is not None:
-            # Another number of threads may sum in another order.
-            inputs = [base, settings.batch_size, torch.get_num_threads()]
-            files = PrefixFiles(
-                self.store.folder, settings.prefix_disk_bytes, base=inputs, num_layers=self.family.num_layers
-            )
-        if files is None and not settings.prefix_memory_bytes:
-            return None
-        return PrefixCache(
-            self.model,
-            self.family,
-            layers=candidate_layers(self.family.num_layers),
-            vision=self.vision,
-            limit_bytes=settings.prefix_memory_bytes,
-            files=files,
-        )
+        self.prefixes = prefix_cache(model, family, settings, store, base=base, vision=self.vision)
 
     def part(self, samples: Sequence[Sample]) -> Part:
         """Preprocess samples and let the original answer them, or read its answers from the store.
@@ -185,26 +162,17 @@ class Evaluator:
         held = self.store.get(key)
         if isinstance(held, dict) and set(held) == {"ids", "kl", "top1", "exact"}:
             return Losses(**{name: tuple(values) for name, values in held.items()})
-        runner = ScheduledRunner(self.model, self.family, schedule, vision=self.vision)
-        parts = []
-        for i, (samples, batch) in enumerate(part.prepared):
-            prefix = self.prefixes and self.prefixes.before(schedule, batch, f"{part.digest}-{i}")
-            parts.append(self._measure_batch(runner, samples, batch, part, answers, prefix))
+        runner = ScheduledRunner(self.model, self.family, schedule, vision=self.vision, prefixes=self.prefixes)
+        parts = [self._measure_batch(runner, samples, batch, part, answers) for samples, batch in part.prepared]
         losses = Losses.joined(parts)
         self.store.put(key, {name: list(getattr(losses, name)) for name in ("ids", "kl", "top1", "exact")})
         return losses
 
     def _measure_batch(
-        self,
-        runner: ScheduledRunner,
-        samples: list[Sample],
-        batch: PromptBatch,
-        part: Part,
-        answers: bool,
-        prefix: Prefix | None,
+        self, runner: ScheduledRunner, samples: list[Sample], batch: PromptBatch, part: Part, answers: bool
     ) -> Losses:
         targets = [part.targets[sample.id] for sample in samples]
-        prefill = runner.prefill(batch, prefix)
+        prefill = runner.prefill(batch)
         free = None
         if answers and any(sample.answers for sample in samples):
             with torch.inference_mode():

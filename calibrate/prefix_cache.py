@@ -8,12 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vitcop.calibrate.device_inputs import PromptTensors
+import torch
+
+from vitcop.calibrate.calibration import CalibrationSettings
+from vitcop.calibrate.grid import candidate_layers
 from vitcop.calibrate.prefix import Prefix, stem
 from vitcop.calibrate.prefix_files import PrefixFiles
 from vitcop.calibrate.prompt import PromptBatch
 from vitcop.calibrate.schedule import Schedule
 from vitcop.calibrate.scheduled import ScheduledRunner
+from vitcop.calibrate.store import Store
 from vitcop.calibrate.vision_stage import VisionCache
 
 if TYPE_CHECKING:
@@ -58,12 +62,8 @@ class PrefixCache:
         self._unpruned = Schedule(num_layers=family.num_layers)
         self._held: dict[tuple[int, int, Schedule], _Entry] = {}
 
-    def before(self, schedule: Schedule, batch: PromptBatch, name: str) -> Prefix | None:
-        """The last prefix that a run of the schedule on this batch can start from; None where there is none.
-
-        Args:
-            name: of the batch, for files: equal names are equal batches.
-        """
+    def before(self, schedule: Schedule, batch: PromptBatch) -> Prefix | None:
+        """The last prefix that a run of the schedule on this batch can start from; None where there is none."""
         points = self._points(schedule, batch.num_visual)
         found, missing = None, points
         for i in reversed(range(len(points))):
@@ -72,7 +72,7 @@ class PrefixCache:
                 missing = points[i + 1 :]
                 break
         for layer, of in missing:
-            found = self._make(batch, name, layer, of, found)
+            found = self._make(batch, layer, of, found)
         return found
 
     def _points(self, schedule: Schedule, num_visual: int) -> list[tuple[int, Schedule]]:
@@ -95,20 +95,17 @@ class PrefixCache:
             self._held[id(batch.model_inputs), layer, of] = self._held.pop((id(batch.model_inputs), layer, of))
         return entry.prefix
 
-    def _make(self, batch: PromptBatch, name: str, layer: int, of: Schedule, start: Prefix | None) -> Prefix:
+    def _make(self, batch: PromptBatch, layer: int, of: Schedule, start: Prefix | None) -> Prefix:
         """Read it, or run the model on from the prefix before it; held where it fits."""
-        on_disk = self.files is not None and of == self._unpruned
-        found = self.files.get(name, self._prompt(batch), layer, start) if on_disk else None
+        files = self.files if of == self._unpruned else None
+        found = files.get(batch, layer, start, self.model.device) if files else None
         if found is None:
             runner = ScheduledRunner(self.model, self.family, of, vision=self.vision)
             (found,) = runner.prefixes(batch, [layer], start)
-            if on_disk:
-                self.files.put(name, found, start)
+            if files:
+                files.put(batch, found, start)
         self._hold(batch, found, start)
         return found
-
-    def _prompt(self, batch: PromptBatch) -> PromptTensors:
-        return PromptTensors.of(batch, self.model.device)
 
     def _hold(self, batch: PromptBatch, found: Prefix, start: Prefix | None) -> None:
         shared = 0
@@ -139,6 +136,37 @@ class PrefixCache:
             needed -= freed
             if needed <= 0:
                 return
+
+
+def prefix_cache(
+    model: Any,
+    family: "Family",
+    settings: CalibrationSettings,
+    store: Store,
+    *,
+    base: Any,
+    vision: VisionCache | None = None,
+) -> PrefixCache | None:
+    """The cache that the settings ask for; None where they leave no room.
+
+    Args:
+        base: what results depend on beside schedule and samples (weights, versions, precision); JSON.
+    """
+    files = None
+    if settings.prefix_disk_bytes and store.folder is not None:
+        # Other threads may sum in another order.
+        inputs = [base, torch.get_num_threads()]
+        files = PrefixFiles(store.folder, settings.prefix_disk_bytes, base=inputs, num_layers=family.num_layers)
+    if files is None and not settings.prefix_memory_bytes:
+        return None
+    return PrefixCache(
+        model,
+        family,
+        layers=candidate_layers(family.num_layers),
+        vision=vision,
+        limit_bytes=settings.prefix_memory_bytes,
+        files=files,
+    )
 
 
 def _bytes_from(prefix: Prefix, layer: int) -> int:

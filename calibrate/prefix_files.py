@@ -1,14 +1,17 @@
 """Prefixes of the unpruned model on disk: one safetensors file for each batch and candidate layer, holding what was
 added since the candidate layer before it, so that keys and values are there once."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from vitcop.calibrate.device_inputs import PromptTensors, places_of
 from vitcop.calibrate.prefix import Prefix
+from vitcop.calibrate.prompt import PromptBatch
 from vitcop.calibrate.schedule import Schedule
 from vitcop.calibrate.store import key_of, write_atomically
 from vitcop.calibrate.stream import Stream
@@ -30,18 +33,16 @@ class PrefixFiles:
     def __init__(self, folder: Path, limit_bytes: int, *, base: Any, num_layers: int) -> None:
         self.folder, self.limit_bytes = Path(folder) / FOLDER, limit_bytes
         self._base, self._unpruned = base, Schedule(num_layers=num_layers)
+        self._digests: dict[int, tuple[Any, str]] = {}
 
-    def get(self, name: str, prompt: PromptTensors, layer: int, start: Prefix | None) -> Prefix | None:
-        """The prefix of this batch before `layer`, going on from `start`; None where no file holds it.
-
-        Args:
-            name: of the batch.
-        """
-        key = self._key(name, layer, start)
-        tensors = self._read(self._path(key), key, prompt.mask.device)
+    def get(self, batch: PromptBatch, layer: int, start: Prefix | None, device: torch.device) -> Prefix | None:
+        """The prefix of a batch before `layer`, going on from `start`; None where no file holds it."""
+        key = self._key(batch, layer, start)
+        tensors = self._read(self._path(key), key, device)
         first = 0 if start is None else start.layer
-        if tensors is None or not _fits(tensors, prompt, range(first, layer)):
+        if tensors is None or not _fits(tensors, batch, range(first, layer)):
             return None
+        prompt = PromptTensors.of(batch, device)
         keys, values = (tuple(tensors[f"{kind}.{i}"] for i in range(first, layer)) for kind in ("key", "value"))
         num_planes = sum(each.startswith("plane.") for each in tensors)
         return Prefix(
@@ -63,7 +64,7 @@ class PrefixFiles:
             places=(places_of(prompt.positions),),
         )
 
-    def put(self, name: str, prefix: Prefix, start: Prefix | None) -> None:
+    def put(self, batch: PromptBatch, prefix: Prefix, start: Prefix | None) -> None:
         """Keep what a prefix adds to `start`, if it fits."""
         from safetensors.torch import save
 
@@ -73,15 +74,19 @@ class PrefixFiles:
         for i in range(first, prefix.layer):
             tensors |= {f"key.{i}": prefix.keys[i], f"value.{i}": prefix.values[i]}
         num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-        key = self._key(name, prefix.layer, start)
+        key = self._key(batch, prefix.layer, start)
         if self._used_beside(key) + num_bytes > self.limit_bytes:
             return
         content = save({each: tensor.contiguous() for each, tensor in tensors.items()}, metadata={"vitcop_prefix": key})
         if self._used_beside(key) + len(content) <= self.limit_bytes:
             write_atomically(self._path(key), content)
 
-    def _key(self, name: str, layer: int, start: Prefix | None) -> str:
-        return key_of(self._base, name, 0 if start is None else start.layer, layer)
+    def _key(self, batch: PromptBatch, layer: int, start: Prefix | None) -> str:
+        inputs = batch.model_inputs
+        held = self._digests.get(id(inputs))
+        if held is None or held[0] is not inputs:
+            held = self._digests[id(inputs)] = (inputs, _digest(batch))
+        return key_of(self._base, held[1], 0 if start is None else start.layer, layer)
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.safetensors"
@@ -109,15 +114,26 @@ class PrefixFiles:
             return None
 
 
-def _fits(tensors: dict[str, torch.Tensor], prompt: PromptTensors, layers: Sequence[int]) -> bool:
+def _digest(batch: PromptBatch) -> str:
+    """sha256 of all that a model reads of a batch."""
+    arrays = {"ids": batch.input_ids, "mask": batch.attention_mask, "positions": batch.position_ids}
+    arrays |= {f"inputs.{name}": array for name, array in sorted(batch.model_inputs.items())}
+    digest = hashlib.sha256()
+    for name, array in arrays.items():
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()
+
+
+def _fits(tensors: dict[str, torch.Tensor], batch: PromptBatch, layers: Sequence[int]) -> bool:
     """Whether these are the tensors of such a batch and of these layers."""
-    batch, length = prompt.mask.shape
+    num_rows, length = batch.input_ids.shape
     names = {"hidden", "query", *(f"{kind}.{i}" for i in layers for kind in ("key", "value"))}
     if {name for name in tensors if not name.startswith("plane.")} != names:
         return False
     caches = [tensors[name] for name in names - {"hidden", "query"}]
     return (
-        tensors["hidden"].shape[:2] == (batch, length)
-        and len(tensors["query"]) == batch
-        and all(cache.dim() == 4 and len(cache) == batch and cache.shape[2] == length for cache in caches)
+        tensors["hidden"].shape[:2] == (num_rows, length)
+        and len(tensors["query"]) == num_rows
+        and all(cache.dim() == 4 and len(cache) == num_rows and cache.shape[2] == length for cache in caches)
     )

@@ -30,6 +30,7 @@ from vitcop.plugins.errors import InputError
 
 if TYPE_CHECKING:
     from vitcop.calibrate.families import Family
+    from vitcop.calibrate.prefix_cache import PrefixCache
 
 __all__ = ["OriginalRunner", "ScheduledRunner", "ScheduledState"]
 
@@ -82,6 +83,7 @@ class ScheduledRunner:
     Args:
         vision: shared between runners of one model so that the vision tower runs once for each batch; None runs it each
             time.
+        prefixes: shared between runners of one model so that `prefill` runs only what none of them has run of a batch.
         on_layer: called in prefill after each decoder layer with what the layer made of its tokens; for observers.
 
     Raises InputError where the schedule is for another depth than the model's, or asks for a score that it lacks, or
@@ -96,6 +98,7 @@ class ScheduledRunner:
         *,
         name: str = "scheduled",
         vision: VisionCache | None = None,
+        prefixes: "PrefixCache | None" = None,
         on_layer: Callable[[LayerView], None] | None = None,
     ) -> None:
         depth = family.num_layers
@@ -118,6 +121,7 @@ class ScheduledRunner:
         self.schedule = schedule
         self.name = name
         self._vision = vision
+        self._prefixes = prefixes
         self._on_layer = on_layer
         self._decoder = decoder
         self._sliding = family.sliding_layers
@@ -126,8 +130,10 @@ class ScheduledRunner:
 
     @torch.inference_mode()
     def prefill(self, batch: PromptBatch, prefix: Prefix | None = None) -> Prefill:
-        """Run vision tower and prompt, or only what comes behind a prefix of this batch (of a schedule of equal stem;
-        `seconds` then lacks what the prefix took)."""
+        """Run vision tower and prompt, or only what comes behind a prefix of this batch (of a schedule of equal stem);
+        `seconds` then lacks what the prefix took."""
+        if prefix is None and self._prefixes is not None:
+            prefix = self._prefixes.before(self.schedule, batch)
         device = self.model.device
         begun = clock(device)
         kept = self._keep_beside(batch, prefix)

@@ -225,17 +225,17 @@ def cache_of(tiny, **settings):
 
 def test_no_layer_runs_twice(tiny, batch, ran):
     cache = cache_of(tiny)
-    assert cache.before(schedule(Drop(layer=2, keep=(1, 2))), batch, "b").layer == 2 and ran.taken() == [0, 1]
-    assert cache.before(schedule(Drop(layer=3, keep=(1, 2))), batch, "b").layer == 3 and ran.taken() == [2]
+    assert cache.before(schedule(Drop(layer=2, keep=(1, 2))), batch).layer == 2 and ran.taken() == [0, 1]
+    assert cache.before(schedule(Drop(layer=3, keep=(1, 2))), batch).layer == 3 and ran.taken() == [2]
     for layer in (1, 2, 3):
-        assert cache.before(schedule(Drop(layer=layer, keep=(1, 4))), batch, "b").layer == layer
+        assert cache.before(schedule(Drop(layer=layer, keep=(1, 4))), batch).layer == layer
     assert ran.taken() == []
     two = schedule(Drop(layer=1, keep=(1, 2)), Drop(layer=3, keep=(1, 2)))
-    assert cache.before(two, batch, "b").stem.drops == two.drops[:1] and ran.taken() == [1, 2]
-    assert cache.before(two, batch, "b").layer == 3 and ran.taken() == []
-    assert cache.before(schedule(vision=VisionStage(keep=(1, 2))), batch, "b") is None
+    assert cache.before(two, batch).stem.drops == two.drops[:1] and ran.taken() == [1, 2]
+    assert cache.before(two, batch).layer == 3 and ran.taken() == []
+    assert cache.before(schedule(vision=VisionStage(keep=(1, 2))), batch) is None
     other = replace(batch, model_inputs=dict(batch.model_inputs))
-    assert cache.before(schedule(Drop(layer=1, keep=(1, 2))), other, "c").layer == 1 and ran.taken() == [0]
+    assert cache.before(schedule(Drop(layer=1, keep=(1, 2))), other).layer == 1 and ran.taken() == [0]
 
 
 def held_bytes(cache):
@@ -249,18 +249,18 @@ def held_bytes(cache):
 
 def test_memory_is_bounded(tiny, batch, ran):
     free = cache_of(tiny)
-    free.before(schedule(Drop(layer=3, keep=(1, 2))), batch, "b")
+    free.before(schedule(Drop(layer=3, keep=(1, 2))), batch)
     assert held_bytes(free) <= free.num_bytes <= 1.1 * held_bytes(free)
     one = next(iter(free._held.values())).num_bytes
     tight = cache_of(tiny, limit_bytes=one + 10)
     ran.taken()
-    found = tight.before(schedule(Drop(layer=3, keep=(1, 2))), batch, "b")
+    found = tight.before(schedule(Drop(layer=3, keep=(1, 2))), batch)
     assert found.layer == 3 and ran.taken() == [0, 1, 2]
     assert tight.num_bytes == one, "only the first fits"
-    tight.before(schedule(Drop(layer=3, keep=(1, 2))), batch, "b")
+    tight.before(schedule(Drop(layer=3, keep=(1, 2))), batch)
     assert ran.taken() == [1, 2] and tight.num_bytes == one
     nothing = cache_of(tiny, limit_bytes=0)
-    assert nothing.before(schedule(Drop(layer=2, keep=(1, 2))), batch, "b").layer == 2
+    assert nothing.before(schedule(Drop(layer=2, keep=(1, 2))), batch).layer == 2
     assert nothing.num_bytes == 0 and not nothing._held
 
 
@@ -269,16 +269,16 @@ def test_newer_pruned_stems_take_the_room_of_older_ones(tiny, batch, ran):
         return schedule(Drop(layer=2, keep=(1, 2)), vision=VisionStage(keep=(keep, 16)))
 
     whole = cache_of(tiny)
-    whole.before(ALONE["k_norm-"], batch, "b")
+    whole.before(ALONE["k_norm-"], batch)
     trunk = whole.num_bytes
-    whole.before(pruned(12), batch, "b")
+    whole.before(pruned(12), batch)
     tight = cache_of(tiny, limit_bytes=whole.num_bytes)
     for case in (ALONE["k_norm-"], pruned(12), pruned(11), pruned(11)):
-        tight.before(case, batch, "b")
+        tight.before(case, batch)
     ran.taken()
-    assert tight.before(pruned(11), batch, "b").layer == 2 and ran.taken() == []
-    assert tight.before(ALONE["k_norm-"], batch, "b").layer == 2 and ran.taken() == []
-    assert tight.before(pruned(12), batch, "b").layer == 2 and ran.taken() == [0, 1]
+    assert tight.before(pruned(11), batch).layer == 2 and ran.taken() == []
+    assert tight.before(ALONE["k_norm-"], batch).layer == 2 and ran.taken() == []
+    assert tight.before(pruned(12), batch).layer == 2 and ran.taken() == [0, 1]
     assert trunk < tight.num_bytes <= tight.limit_bytes
 
 
@@ -293,28 +293,32 @@ def filed(tiny, folder, limit=1 << 20, base="a", **settings):
 LAST = ALONE["k_norm+"]
 
 
+def brighter(batch):
+    return {**batch.model_inputs, "pixel_values": batch.model_inputs["pixel_values"] + 0.1}
+
+
 def test_another_process_reads_the_files(tiny, batch, tmp_path, ran):
-    filed(tiny, tmp_path).before(LAST, batch, "b")
+    filed(tiny, tmp_path).before(LAST, batch)
     files = sorted((tmp_path / "prefixes").iterdir())
     assert len(files) == 3 and all(file.suffix == ".safetensors" for file in files)
     contents = [file.read_bytes() for file in files]
     ran.taken()
     for limit in (1 << 20, 0):
-        found = filed(tiny, tmp_path, limit_bytes=limit).before(LAST, batch, "b")
+        found = filed(tiny, tmp_path, limit_bytes=limit).before(LAST, batch)
         assert ran.taken() == [] and found.layer == 3
         runner = ScheduledRunner(tiny.model, tiny.family, LAST)
         assert_same_bits(bits(runner, batch, found), bits(runner, batch))
         ran.taken()
     assert [file.read_bytes() for file in files] == contents
-    filed(tiny, tmp_path).before(LAST, batch, "another batch")
+    filed(tiny, tmp_path).before(LAST, replace(batch, model_inputs=brighter(batch)))
     assert ran.taken() == [0, 1, 2]
-    filed(tiny, tmp_path, base="other weights").before(LAST, batch, "b")
+    filed(tiny, tmp_path, base="other weights").before(LAST, batch)
     assert ran.taken() == [0, 1, 2] and len(list((tmp_path / "prefixes").iterdir())) == 9
 
 
 @pytest.mark.parametrize("damage", ["half", "empty", "noise", "another", "folder"])
 def test_a_broken_or_foreign_file_is_replaced(damage, tiny, batch, tmp_path, ran):
-    filed(tiny, tmp_path).before(LAST, batch, "b")
+    filed(tiny, tmp_path).before(LAST, batch)
     good = {file: file.read_bytes() for file in sorted((tmp_path / "prefixes").iterdir())}
     for file, content in good.items():
         if damage == "folder":
@@ -327,22 +331,22 @@ def test_a_broken_or_foreign_file_is_replaced(damage, tiny, batch, tmp_path, ran
             file.unlink()
         (tmp_path / "prefixes").rmdir()
     ran.taken()
-    found = filed(tiny, tmp_path).before(LAST, batch, "b")
+    found = filed(tiny, tmp_path).before(LAST, batch)
     assert ran.taken() == [0, 1, 2] and found.layer == 3
     assert {file: file.read_bytes() for file in good} == good
     assert not [file for file in (tmp_path / "prefixes").iterdir() if file.name.startswith(".")]
 
 
 def test_the_disk_limit(tiny, batch, tmp_path, ran):
-    filed(tiny, tmp_path / "all").before(LAST, batch, "b")
+    filed(tiny, tmp_path / "all").before(LAST, batch)
     sizes = {file.name: file.stat().st_size for file in (tmp_path / "all" / "prefixes").iterdir()}
     limit = sum(sizes.values()) - 1
     cache = filed(tiny, tmp_path / "some", limit=limit, limit_bytes=0)
-    cache.before(LAST, batch, "b")
+    cache.before(LAST, batch)
     kept = {file.name: file.stat().st_size for file in (tmp_path / "some" / "prefixes").iterdir()}
     assert len(kept) == 2 and kept.items() <= sizes.items() and sum(kept.values()) <= limit
     ran.taken()
-    cache.before(LAST, batch, "b")
+    cache.before(LAST, batch)
     assert ran.taken() == [2], "what did not fit is computed anew"
 
 
