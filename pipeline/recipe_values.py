@@ -50,7 +50,7 @@ def check_gates(value: Any) -> Any:
 
 def check_metric(value: Any) -> Any:
     """The name of a task score. Raises ValueError for an unknown one."""
-    from vitcop.export.measure.task_scores import metric_of
+    from vitcop.calibrate.task_scores import metric_of
 
     if isinstance(value, str):
         metric_of(value)

@@ -3,7 +3,7 @@
 from vitcop.export.measure.gates import GateResult, Gates
 from vitcop.export.measure.latency import Bench, bench
 from vitcop.export.measure.machine import machine_facts
-from vitcop.export.measure.task_scores import METRICS
+from vitcop.calibrate.task_scores import METRICS
 from vitcop.export.measure.verification import Verification
 from vitcop.export.measure.verify import verify
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from vitcop.export.measure.rungs import CONTROLS, ENGINE, ORIGINAL, PRUNED
-from vitcop.export.measure.statistics import paired_bootstrap, standard_error
+from vitcop.calibrate.intervals import paired_bootstrap, standard_error
 
 DIFFERENCES = {"schedule_loss": (ORIGINAL, PRUNED), "export_loss": (PRUNED, ENGINE)} | {
     f"gain_over_{name}": (PRUNED, name) for name in CONTROLS

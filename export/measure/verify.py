@@ -25,7 +25,7 @@ from vitcop.export.measure.losses import ExportLoss, LogitLoss
 from vitcop.export.measure.machine import MEASURED_PACKAGES
 from vitcop.export.measure.rungs import ENGINE, ORIGINAL, PRUNED, Rungs, engine_dtype, open_rungs
 from vitcop.export.measure.score_tables import score_tables
-from vitcop.export.measure.task_scores import Metric, metric_of
+from vitcop.calibrate.task_scores import Metric, metric_of
 from vitcop.export.measure.verification import Verification
 from vitcop.plugins.errors import InputError
 
