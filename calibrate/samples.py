@@ -53,6 +53,8 @@ class Sample:
         digest: sha256 of the content: messages, answers, subset and image bytes.
         content_digest: sha256 of what the model sees: messages and image bytes. Two samples that share it are one
             question, whatever their answers say.
+        picture_digests: sha256 of each image file, and of the video's frames together; samples that share one are not
+            independent.
     """
 
     id: str
@@ -63,6 +65,7 @@ class Sample:
     subset: str | None = None
     digest: str = ""
     content_digest: str = ""
+    picture_digests: tuple[str, ...] = ()
 
     @property
     def answer(self) -> str | None:
@@ -187,15 +190,16 @@ def load_samples(path: str | Path, *, limit: int | None = None) -> list[Sample]:
             if image not in digests:
                 open_image(image, where)
                 digests[image] = _sha256_of_file(image)
-        images = [digests[image] for image in sample.images]
+        images, frames = [digests[image] for image in sample.images], []
         if sample.video is not None:
             open_frames(sample.video, where)
-            images += [_sha256_of_file(file) for file in frame_files(sample.video, where)]
+            frames = [_sha256_of_file(file) for file in frame_files(sample.video, where)]
         samples.append(
             replace(
                 sample,
-                digest=_sha256([sample.messages, sample.answers, sample.subset, images]),
-                content_digest=_sha256([sample.messages, images]),
+                digest=_sha256([sample.messages, sample.answers, sample.subset, images + frames]),
+                content_digest=_sha256([sample.messages, images + frames]),
+                picture_digests=(*images, *([_sha256(frames)] if frames else [])),
             )
         )
     if not samples:

@@ -4,8 +4,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from vitcop.export.measure.rungs import CONTROLS, ENGINE, ORIGINAL, PRUNED
 from vitcop.calibrate.intervals import paired_bootstrap, standard_error
+from vitcop.export.measure.rungs import CONTROLS, ENGINE, ORIGINAL, PRUNED
 
 DIFFERENCES = {"schedule_loss": (ORIGINAL, PRUNED), "export_loss": (PRUNED, ENGINE)} | {
     f"gain_over_{name}": (PRUNED, name) for name in CONTROLS

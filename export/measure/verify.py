@@ -8,7 +8,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitcop.calibrate.image_clusters import image_clusters
 from vitcop.calibrate.progress import NoProgress, Progress
+from vitcop.calibrate.task_scores import Metric, metric_of
 from vitcop.export.bundle import Bundle
 from vitcop.export.bundle.versions import installed_versions
 from vitcop.export.measure.agreement import common_prefix
@@ -25,7 +27,6 @@ from vitcop.export.measure.losses import ExportLoss, LogitLoss
 from vitcop.export.measure.machine import MEASURED_PACKAGES
 from vitcop.export.measure.rungs import ENGINE, ORIGINAL, PRUNED, Rungs, engine_dtype, open_rungs
 from vitcop.export.measure.score_tables import score_tables
-from vitcop.calibrate.task_scores import Metric, metric_of
 from vitcop.export.measure.verification import Verification
 from vitcop.plugins.errors import InputError
 
@@ -95,10 +96,7 @@ def verify(
             progress.advance()
 
     rows = [by_id[sample.id] for sample in samples]
-    groups = [
-        tuple(map(str, (*sample.images, sample.video or ""))) if sample.has_pictures else sample.id
-        for sample in samples
-    ]
+    groups = image_clusters(samples)
     settings = {
         "metric": metric,
         "batch_size": batch_size,
