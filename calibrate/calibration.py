@@ -8,6 +8,7 @@ from typing import Any
 
 from vitcop.calibrate.losses import Estimate
 from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.task_scores import metric_of
 from vitcop.plugins.errors import InputError
 
 SCHEMA_VERSION = 1
@@ -21,6 +22,7 @@ class CalibrationSettings:
         batch_size: prompts run together.
         max_new_tokens: longest answer of the original that is compared.
         top_k: tokens whose probability is compared one by one; all others count as one.
+        metric: the task score: exact_match, vqa_accuracy, anls or multiple_choice.
         max_candidates: candidates in the first rung.
         rungs: share of the calibration set that each rung of successive halving has seen in the end, ascending to 1.
         survivors: share of the candidates that goes on from each rung but the last.
@@ -40,6 +42,7 @@ class CalibrationSettings:
     batch_size: int = 16
     max_new_tokens: int = 16
     top_k: int = 64
+    metric: str = "exact_match"
     max_candidates: int = 66
     rungs: tuple[float, ...] = (0.25, 0.5, 1.0)
     survivors: float = 0.3
@@ -65,6 +68,7 @@ class CalibrationSettings:
                 raise InputError(f"calibration settings: {name} must be at least 0, found {getattr(self, name)}")
         if not self.rungs or list(self.rungs) != sorted(set(self.rungs)) or self.rungs[0] <= 0 or self.rungs[-1] != 1.0:
             raise InputError(f"calibration settings: rungs must ascend within (0, 1] and end at 1, found {self.rungs}")
+        metric_of(self.metric)
         if not 0 < self.survivors <= 1:
             raise InputError(f"calibration settings: survivors must be in (0, 1], found {self.survivors}")
 
@@ -81,6 +85,7 @@ class Measured:
         kl: KL(original ‖ pruned) in nats, mean over the answer tokens of a sample.
         top1: share of answer tokens with the same likeliest token.
         exact: share of samples answered right (exact match), where answers are known and it was measured.
+        score: mean task score by the settings' metric, likewise.
         cost: prefill FLOPs and KV bytes of a typical prompt by formula (`vitcop.calibrate.cost`).
         choices: the candidate's choices, empty for presets and controls.
     """
@@ -94,6 +99,7 @@ class Measured:
     exact: Estimate | None
     cost: dict[str, int]
     choices: dict[str, Any] = field(default_factory=dict)
+    score: Estimate | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +190,9 @@ def _schedule(data: dict[str, Any], source: str) -> Schedule:
 
 
 def _measured(data: dict[str, Any], source: str) -> Measured:
-    estimates = {name: None if data[name] is None else Estimate(**data[name]) for name in ("kl", "top1", "exact")}
+    estimates = {
+        name: None if data.get(name) is None else Estimate(**data[name]) for name in ("kl", "top1", "exact", "score")
+    }
     return Measured(
         **{
             **data,

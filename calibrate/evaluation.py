@@ -3,7 +3,7 @@
 import copy
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +18,13 @@ from vitcop.calibrate.losses import Estimate, kl_divergence, top1_agreement
 from vitcop.calibrate.original import OriginalRunner
 from vitcop.calibrate.prefix_cache import prefix_cache
 from vitcop.calibrate.prompt import PromptBatch
+from vitcop.calibrate.runner import Runner
 from vitcop.calibrate.samples import Sample, batches, samples_digest
 from vitcop.calibrate.schedule import Schedule
 from vitcop.calibrate.scheduled import ScheduledRunner
 from vitcop.calibrate.store import Store, key_of
 from vitcop.calibrate.targets import Target, compute_targets, load_targets, save_targets
+from vitcop.calibrate.task_scores import metric_of
 from vitcop.calibrate.vision_stage import VisionCache
 from vitcop.plugins.errors import InputError
 
@@ -34,38 +36,55 @@ if TYPE_CHECKING:
 class Losses:
     """Of each sample of a part, in the order of `ids`.
 
-    `kl` is infinite where the pruned model's logits are not finite. `exact` is None where it was not measured or the
-    sample has no answer.
+    `kl` is infinite where the pruned model's logits are not finite. `exact` and `score` are None where they were not
+    measured or the sample has no answer; `score` is by the task metric of the settings, in [0, 1], and the same as
+    `exact` where that is exact match.
     """
 
     ids: tuple[str, ...]
     kl: tuple[float, ...]
     top1: tuple[float, ...]
     exact: tuple[bool | None, ...]
+    score: tuple[float | None, ...]
 
     @classmethod
     def joined(cls, parts: Sequence["Losses"]) -> "Losses":
         """The parts one after another."""
-        return cls(
-            **{
-                name: tuple(item for part in parts for item in getattr(part, name))
-                for name in ("ids", "kl", "top1", "exact")
-            }
-        )
+        return cls(**{name: tuple(item for part in parts for item in getattr(part, name)) for name in LOSSES})
+
+    @classmethod
+    def from_json(cls, held: Any) -> "Losses | None":
+        """From what `to_json` gave; None where it is something else."""
+        if not isinstance(held, dict) or set(held) != set(LOSSES):
+            return None
+        return cls(**{name: tuple(values) for name, values in held.items()})
+
+    def to_json(self) -> dict[str, list[Any]]:
+        """Plain lists by name."""
+        return {name: list(getattr(self, name)) for name in LOSSES}
 
     @property
     def is_finite(self) -> bool:
         """Whether every loss is a finite number."""
         return all(map(math.isfinite, self.kl))
 
-    def estimates(self) -> dict[str, Estimate | None]:
-        """Means and standard errors: kl, top1, exact (None where no sample has it)."""
-        exact = [float(value) for value in self.exact if value is not None]
-        return {
-            "kl": Estimate.of(self.kl),
-            "top1": Estimate.of(self.top1),
-            "exact": Estimate.of(exact) if exact else None,
-        }
+    def estimates(self, clusters: Mapping[str, Hashable] | None = None) -> dict[str, Estimate | None]:
+        """Means and standard errors: kl, top1, exact, score (None where no sample has it).
+
+        Args:
+            clusters: of each sample id; samples of one cluster (`image_clusters`) are not taken for independent.
+        """
+        found: dict[str, Estimate | None] = {}
+        for name in LOSSES[1:]:
+            pairs = [
+                (key, value) for key, value in zip(self.ids, getattr(self, name), strict=True) if value is not None
+            ]
+            groups = None if clusters is None else [clusters[key] for key, _ in pairs]
+            found[name] = Estimate.of([float(value) for _, value in pairs], groups) if pairs else None
+        return found
+
+
+LOSSES = ("ids", "kl", "top1", "exact", "score")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +117,7 @@ class Evaluator:
         self.model, self.processor, self.family = model, processor, family
         self.eos_ids, self.settings, self.store = eos_ids, settings, store
         self._base = [base, settings.max_new_tokens, settings.top_k, settings.batch_size]
+        self._metric = metric_of(settings.metric)
         self.vision = VisionCache(settings.vision_cache_bytes)
         self.prefixes = prefix_cache(model, family, settings, store, base=base, vision=self.vision)
 
@@ -148,28 +168,38 @@ class Evaluator:
     def original(self, part: Part) -> Losses:
         """The unpruned model on a part: no loss, and how often it is right."""
         samples = [sample for members, _ in part.prepared for sample in members]
+        exact, score = self._judged(samples, [part.targets[sample.id].tokens for sample in samples])
         return Losses(
             ids=tuple(sample.id for sample in samples),
             kl=(0.0,) * len(samples),
             top1=(1.0,) * len(samples),
-            exact=tuple(self._is_right(sample, part.targets[sample.id].tokens) for sample in samples),
+            exact=exact,
+            score=score,
         )
 
     def measure(self, schedule: Schedule, part: Part, *, answers: bool = False) -> Losses:
-        """Losses of a schedule on a part; `answers` also lets the pruned model answer freely, for exact match."""
+        """Losses of a schedule on a part; `answers` also lets the pruned model answer freely, for the task score."""
         plain = json.loads(replace(schedule, provenance={}, model_id="", config_hash="").to_json())
-        key = "loss-" + key_of(self._base, part.digest, plain, answers)
-        held = self.store.get(key)
-        if isinstance(held, dict) and set(held) == {"ids", "kl", "top1", "exact"}:
-            return Losses(**{name: tuple(values) for name, values in held.items()})
         runner = ScheduledRunner(self.model, self.family, schedule, vision=self.vision, prefixes=self.prefixes)
-        parts = [self._measure_batch(runner, samples, batch, part, answers) for samples, batch in part.prepared]
-        losses = Losses.joined(parts)
-        self.store.put(key, {name: list(getattr(losses, name)) for name in ("ids", "kl", "top1", "exact")})
+        return self.measure_runner(plain, runner, part, answers=answers)
+
+    def measure_runner(self, key: Any, runner: Runner, part: Part, *, answers: bool = False) -> Losses:
+        """Losses of any runner of this model on a part.
+
+        Args:
+            key: what makes this runner differ from others of the model, as JSON; results are stored under it.
+        """
+        name = "loss-" + key_of(self._base, part.digest, key, answers, self.settings.metric)
+        losses = Losses.from_json(self.store.get(name))
+        if losses is None:
+            losses = Losses.joined(
+                [self._measure_batch(runner, samples, batch, part, answers) for samples, batch in part.prepared]
+            )
+            self.store.put(name, losses.to_json())
         return losses
 
     def _measure_batch(
-        self, runner: ScheduledRunner, samples: list[Sample], batch: PromptBatch, part: Part, answers: bool
+        self, runner: Runner, samples: list[Sample], batch: PromptBatch, part: Part, answers: bool
     ) -> Losses:
         targets = [part.targets[sample.id] for sample in samples]
         prefill = runner.prefill(batch)
@@ -180,7 +210,7 @@ class Evaluator:
         logits_BTX = continue_forced(runner, prefill, [target.tokens.tolist() for target in targets])
         rows = [logits_TX[: len(target.tokens)] for logits_TX, target in zip(logits_BTX, targets, strict=True)]
         top1 = [top1_agreement(target, row) for target, row in zip(targets, rows, strict=True)]
-        exact: list[bool | None] = [None] * len(samples)
+        tokens = None
         if free is not None:
             # Where every token agrees, the free answer is the original's.
             tokens = [target.tokens for target in targets]
@@ -188,17 +218,25 @@ class Evaluator:
                 tokens = continue_free(
                     runner, free, max_new_tokens=self.settings.max_new_tokens, eos_ids=self.eos_ids
                 ).tokens
-            exact = [self._is_right(sample, row) for sample, row in zip(samples, tokens, strict=True)]
+        exact, score = self._judged(samples, tokens)
         kl = [kl_divergence(target, row) for target, row in zip(targets, rows, strict=True)]
         return Losses(
             ids=tuple(sample.id for sample in samples),
             kl=tuple(math.inf if math.isnan(value) else value for value in kl),
             top1=tuple(top1),
-            exact=tuple(exact),
+            exact=exact,
+            score=score,
         )
 
-    def _is_right(self, sample: Sample, tokens: Sequence[int]) -> bool | None:
-        if not sample.answers:
-            return None
-        text = self.processor.tokenizer.decode(list(tokens), skip_special_tokens=True)
-        return bool(exact_match(text, sample.answers))
+    def _judged(
+        self, samples: Sequence[Sample], tokens: Sequence[Sequence[int]] | None
+    ) -> tuple[tuple[bool | None, ...], tuple[float | None, ...]]:
+        """(exact, score) of free answers; all None without answers."""
+        exact: list[bool | None] = [None] * len(samples)
+        score: list[float | None] = [None] * len(samples)
+        for i, (sample, row) in enumerate(zip(samples, tokens or (), strict=False)):
+            if sample.answers:
+                text = self.processor.tokenizer.decode(list(row), skip_special_tokens=True)
+                exact[i] = bool(exact_match(text, sample.answers))
+                score[i] = float(self._metric(text, sample.answers))
+        return tuple(exact), tuple(score)

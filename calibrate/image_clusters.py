@@ -28,6 +28,11 @@ def image_clusters(samples: Sequence[Sample]) -> list[int]:
     return [number.setdefault(root(node), len(number)) for node in nodes]
 
 
+def clusters_by_id(samples: Sequence[Sample]) -> dict[str, int]:
+    """`image_clusters` by sample id, as `Losses.estimates` and `vitcop.calibrate.verdict` take them."""
+    return dict(zip((sample.id for sample in samples), image_clusters(samples), strict=True))
+
+
 def _pictures(sample: Sample) -> tuple[str, ...]:
     """What tells its pictures apart: their bytes, or their paths where nothing has read them."""
     if sample.picture_digests:

@@ -1,32 +1,32 @@
 """How far a pruned model's answers are from the original's, and how good they are."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from vitcop.calibrate.intervals import standard_error
 from vitcop.calibrate.logits import is_likeliest, log_softmax
 from vitcop.calibrate.targets import Target
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over samples and its standard error: standard deviation / √n; 0 for one sample, infinite where a value is
-    not finite."""
+    """A mean over samples and its standard error: standard deviation / √n, or the one that is robust to clusters
+    (`intervals.standard_error`); 0 for one sample or cluster, infinite where a value is not finite."""
 
     mean: float
     error: float
     num: int
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> "Estimate":
-        """Of at least one value."""
+    def of(cls, values: Sequence[float], groups: Sequence[Hashable] | None = None) -> "Estimate":
+        """Of at least one value; `groups` tells which are not independent (the image of each sample)."""
         array = np.asarray(values, dtype=np.float64)
         if not np.isfinite(array).all():
             return cls(float(array.mean()), math.inf, len(array))
-        error = float(array.std(ddof=1) / np.sqrt(len(array))) if len(array) > 1 else 0.0
-        return cls(float(array.mean()), error, len(array))
+        return cls(float(array.mean()), standard_error(array, groups), len(array))
 
 
 def kl_divergence(target: Target, logits: np.ndarray) -> float:
