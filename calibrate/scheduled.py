@@ -24,7 +24,7 @@ from vitcop.calibrate.recording import recording
 from vitcop.calibrate.runner import Prefill
 from vitcop.calibrate.schedule import Drop, Schedule
 from vitcop.calibrate.stream import Dropped, Stream, drop_tokens, positions_after
-from vitcop.calibrate.vision_stage import VisionCache, VisionKept, keep_patches, run_vision, see
+from vitcop.calibrate.vision_stage import VisionCache, VisionKept, VisionOutput, keep_patches, run_vision, see
 from vitcop.plugins import ops
 from vitcop.plugins.errors import InputError
 
@@ -84,6 +84,8 @@ class ScheduledRunner:
         vision: shared between runners of one model so that the vision tower runs once for each batch; None runs it each
             time.
         prefixes: shared between runners of one model so that `prefill` runs only what none of them has run of a batch.
+        keep: makes what enters the language model of what the vision tower gives, in place of the schedule's vision
+            stage: for methods that no schedule says.
         on_layer: called in prefill after each decoder layer with what the layer made of its tokens; for observers.
 
     Raises InputError where the schedule is for another depth than the model's, or asks for a score that it lacks, or
@@ -99,6 +101,7 @@ class ScheduledRunner:
         name: str = "scheduled",
         vision: VisionCache | None = None,
         prefixes: "PrefixCache | None" = None,
+        keep: Callable[[VisionOutput], VisionKept] | None = None,
         on_layer: Callable[[LayerView], None] | None = None,
     ) -> None:
         depth = family.num_layers
@@ -120,8 +123,11 @@ class ScheduledRunner:
         self.family = family
         self.schedule = schedule
         self.name = name
+        assert keep is None or schedule.vision is None, "two vision stages"
+        assert keep is None or prefixes is None, "prefixes are known by their schedules"
         self._vision = vision
         self._prefixes = prefixes
+        self._keep_by = keep
         self._on_layer = on_layer
         self._decoder = decoder
         self._sliding = family.sliding_layers
@@ -173,7 +179,7 @@ class ScheduledRunner:
         if vision is None:
             kept = self._nothing(len(prompt.input_ids))
         else:
-            kept = keep_patches(see(self.model, self.family, vision), self.schedule.vision)
+            kept = self._kept(see(self.model, self.family, vision))
         return self.read(prompt, kept)
 
     @torch.inference_mode()
@@ -190,7 +196,9 @@ class ScheduledRunner:
                 places=walk.places,
                 next_position=self._next_position(prompt, walk.stream),
             ),
-            vision=None if self.schedule.vision is None else Dropped(kept_visual=kept.kept_patches, scores=kept.scores),
+            vision=Dropped(kept_visual=kept.kept_patches, scores=kept.scores)
+            if self.schedule.vision or self._keep_by
+            else None,
             drops=tuple(walk.dropped),
         )
 
@@ -286,7 +294,10 @@ class ScheduledRunner:
         if not batch.num_visual:
             return self._nothing(len(batch.input_ids))
         output = self._vision.get(batch, compute) if self._vision else compute()
-        return keep_patches(output, self.schedule.vision)
+        return self._kept(output)
+
+    def _kept(self, output: VisionOutput) -> VisionKept:
+        return self._keep_by(output) if self._keep_by else keep_patches(output, self.schedule.vision)
 
     def _nothing(self, num_prompts: int) -> VisionKept:
         """What a prompt of text alone brings: no tokens, of the shapes that tokens have."""

@@ -138,7 +138,7 @@ def vision_scores(output: VisionOutput, score: str) -> torch.Tensor:
     if score == "class_attention":
         return output.class_scores[output.patches].mean(dim=2)
     if score == "key_diversity":
-        unit_BVD = torch.nn.functional.normalize(_token_keys(output), dim=2)
+        unit_BVD = torch.nn.functional.normalize(token_keys(output), dim=2)
         return 1 - (unit_BVD * unit_BVD.mean(dim=1, keepdim=True)).sum(dim=2)
     batch, num_visual, num_patches = output.patches.shape
     flat_BP = output.patches.flatten(1)
@@ -155,7 +155,7 @@ def vision_scores(output: VisionOutput, score: str) -> torch.Tensor:
     return scores_BP.view(batch, num_visual, num_patches).mean(dim=2)
 
 
-def _token_keys(output: VisionOutput) -> torch.Tensor:
+def token_keys(output: VisionOutput) -> torch.Tensor:
     """fp32 [B,V,Nh·D]: key of each token, all heads side by side."""
     return output.keys[output.patches].float().mean(dim=2).flatten(2)
 
@@ -163,7 +163,7 @@ def _token_keys(output: VisionOutput) -> torch.Tensor:
 def _cluster(output: VisionOutput, kept_BK: torch.Tensor, clusters: Clusters) -> torch.Tensor:
     """Cluster labels int64 [B,K] of the kept tokens, by their keys and their places in their tiles."""
     return ops.density_peak_clusters(
-        rows_of(_token_keys(output), kept_BK),
+        rows_of(token_keys(output), kept_BK),
         rows_of(output.grid, kept_BK),
         group_ids=rows_of(output.group, kept_BK),
         centers=clusters.centers,
