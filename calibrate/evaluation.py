@@ -59,6 +59,11 @@ class Losses:
             return None
         return cls(**{name: tuple(values) for name, values in held.items()})
 
+    def by_id(self, measure: str) -> dict[str, float]:
+        """One of kl, top1, exact and score by sample id, without those that do not have it."""
+        values = zip(self.ids, getattr(self, measure), strict=True)
+        return {sample: float(value) for sample, value in values if value is not None}
+
     def to_json(self) -> dict[str, list[Any]]:
         """Plain lists by name."""
         return {name: list(getattr(self, name)) for name in LOSSES}

@@ -10,6 +10,9 @@ import numpy as np
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+MIN_GROUPS = 20
+"""With samples of fewer images an interval is shown but nothing is judged by it: resampling so few says little, and of
+one image nothing at all (its interval has no width)."""
 _BLOCK = 200  # Resamples drawn at once, which bounds memory.
 
 
@@ -48,15 +51,35 @@ def bootstrap_mean(
     values = np.asarray(values, dtype=np.float64)
     if not len(values):
         return Interval(mean=0.0, low=0.0, high=0.0, count=0)
-    sums, counts = _by_group(values, groups)
+    means = resampled_means(values[:, None], groups, seed=seed, resamples=resamples)[:, 0]
+    low, high = percentile_interval(means, confidence)
+    return Interval(mean=float(values.mean()), low=low, high=high, count=len(values))
+
+
+def percentile_interval(means: np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """(low, high): what lies between leaves (1 − confidence) / 2 of the resampled means on either side."""
+    edge = 100 * (1 - confidence) / 2
+    low, high = np.percentile(means, [edge, 100 - edge])
+    return float(low), float(high)
+
+
+def resampled_means(
+    columns: np.ndarray, groups: Sequence[Hashable] | None = None, *, seed: int = 0, resamples: int = RESAMPLES
+) -> np.ndarray:
+    """Means fp64 [resamples,M] of resampled samples: each resample draws as many groups as there are, with
+    replacement, the same for all columns, so that what is seen between columns is paired.
+
+    Args:
+        columns: fp64 [N,M], M values of each of N samples, N at least 1.
+    """
+    pairs = [_by_group(column, groups) for column in columns.T]
+    sums_MG, counts_G = np.stack([sums for sums, _ in pairs]), pairs[0][1]
     rng = np.random.default_rng(seed)
     means = []
     for start in range(0, resamples, _BLOCK):
-        chosen = rng.integers(len(sums), size=(min(_BLOCK, resamples - start), len(sums)))
-        means.append(sums[chosen].sum(axis=1) / counts[chosen].sum(axis=1))
-    edge = 100 * (1 - confidence) / 2
-    low, high = np.percentile(np.concatenate(means), [edge, 100 - edge])
-    return Interval(mean=float(values.mean()), low=float(low), high=float(high), count=len(values))
+        chosen = rng.integers(len(counts_G), size=(min(_BLOCK, resamples - start), len(counts_G)))
+        means.append((sums_MG[:, chosen].sum(axis=2) / counts_G[chosen].sum(axis=1)).T)
+    return np.concatenate(means)
 
 
 def paired_bootstrap(

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vitcop.calibrate.intervals import paired_bootstrap
+from vitcop.calibrate.intervals import MIN_GROUPS, paired_bootstrap
 from vitcop.plugins.errors import InputError
 
 LOGIT_LIMITS = {"float32": 1e-4, "float16": 5e-2, "bfloat16": 5e-1}
@@ -15,10 +15,6 @@ exactness: in the shorter types PyTorch and the engine round differently at ever
 
 LAYER_LIMITS = {"float32": 1e-3, "float16": 5e-2, "bfloat16": 4e-1}
 """Default limit on the deviation of a layer's keys and values, as a share of the largest of them, by float type."""
-
-MIN_GROUPS = 20
-"""With samples of fewer images a loss of score is shown but not judged: resampling so few says little, and of one image
-nothing at all (its interval has no width)."""
 
 MIN_SUBSET = 20
 """Subsets with fewer samples are shown but not held against the baseline: their intervals mean little."""
