@@ -1,5 +1,7 @@
 """The evaluator: any runner, any task metric, one stored result for each."""
 
+from unittest.mock import Mock
+
 import pytest
 
 from vitcop.calibrate.calibration import CalibrationSettings
@@ -61,8 +63,8 @@ def test_the_score_is_by_the_metric_of_the_settings(tiny, samples, monkeypatch):
         measuring = evaluator(tiny, metric=metric)
         part = measuring.part(samples)
         order = [sample.id for members, _ in part.prepared for sample in members]
-        spoken = iter([said[sample] for sample in order])
-        monkeypatch.setattr(measuring.processor.tokenizer, "decode", lambda *_, **__: next(spoken))
+        spoken = Mock(side_effect=[said[sample] for sample in order])
+        monkeypatch.setattr(measuring.processor.tokenizer, "decode", spoken)
         found: Losses = measuring.original(part)
         assert found.by_id("score") == {sample: function(said[sample], ["red"]) for sample in order}
         assert found.by_id("exact") == {sample: float(said[sample] == "red") for sample in order}
