@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vitcop.calibrate.losses import Estimate
+from vitcop.calibrate.observe.observation import Observation
 from vitcop.calibrate.schedule import Schedule
 from vitcop.calibrate.task_scores import metric_of
 from vitcop.plugins.errors import InputError
@@ -32,6 +33,7 @@ class CalibrationSettings:
         head_reductions: reductions of the key norm to try.
         merge_orders: orders of a merge to try; "largest" merges by the negated score.
         cutoff_quantiles: cluster cutoffs to try; None is the paper's distance 8.
+        check_share: share of the calibration samples for which gradients check what the scores tell.
         device, dtype, attn: as in `load_model`.
         vision_cache_bytes: vision outputs held between candidates.
         prefix_memory_bytes: prefixes (hidden states, keys and values before a drop) held between candidates, on the
@@ -52,6 +54,7 @@ class CalibrationSettings:
     head_reductions: tuple[str, ...] = ("mean_key",)
     merge_orders: tuple[str, ...] = ("smallest",)
     cutoff_quantiles: tuple[float | None, ...] = (None, 0.2)
+    check_share: float = 0.25
     device: str = "cpu"
     dtype: str = "float32"
     attn: str = "sdpa"
@@ -69,6 +72,8 @@ class CalibrationSettings:
         if not self.rungs or list(self.rungs) != sorted(set(self.rungs)) or self.rungs[0] <= 0 or self.rungs[-1] != 1.0:
             raise InputError(f"calibration settings: rungs must ascend within (0, 1] and end at 1, found {self.rungs}")
         metric_of(self.metric)
+        if not 0 <= self.check_share <= 1:
+            raise InputError(f"calibration settings: check_share must be in [0, 1], found {self.check_share}")
         if not 0 < self.survivors <= 1:
             raise InputError(f"calibration settings: survivors must be in (0, 1], found {self.survivors}")
 
@@ -122,7 +127,7 @@ class Calibration:
         samples: digests and sizes of both sets.
         versions: of what computed it.
         original: the unpruned model on the selection set: `exact` (or None) and `cost`.
-        k_norm: statistics of key norms of the unpruned model, one entry a layer (`observers.KNormObserver.layers`).
+        observation: what the scores tell about the unpruned model on the calibration samples, layer by layer.
         candidates: on the calibration set, least loss first; those that left the search early saw a part of it
             (`kl.num`).
         selection: on the selection set: finalists, the paper's schedule where it can meet the budget, controls.
@@ -139,7 +144,7 @@ class Calibration:
     samples: dict[str, Any]
     versions: dict[str, str]
     original: dict[str, Any]
-    k_norm: list[dict[str, Any]]
+    observation: Observation
     candidates: tuple[Measured, ...]
     selection: tuple[Measured, ...]
     chosen: str
@@ -162,6 +167,7 @@ class Calibration:
                     f"{SCHEMA_VERSION})"
                 )
             data["schedule"] = _schedule(data["schedule"], source)
+            data["observation"] = Observation.from_json(data["observation"], source=source)
             for name in ("candidates", "selection"):
                 data[name] = tuple(_measured(item, source) for item in data[name])
             data["curve"] = tuple(

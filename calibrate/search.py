@@ -17,7 +17,6 @@ from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from vitcop.calibrate.budget import check_budget, check_one_token
 from vitcop.calibrate.calibration import Calibration, CalibrationSettings, CurvePoint, Measured
@@ -26,14 +25,14 @@ from vitcop.calibrate.checkpoint import Checkpoint
 from vitcop.calibrate.cost import DecoderShape, prefill_cost
 from vitcop.calibrate.evaluation import Evaluator, Losses, Part
 from vitcop.calibrate.loading import load_model
-from vitcop.calibrate.observers import KNormObserver
+from vitcop.calibrate.observe.observation import Observation
+from vitcop.calibrate.observe.observing import observe
 from vitcop.calibrate.presets import controls
 from vitcop.calibrate.processor_files import processor_digest
 from vitcop.calibrate.progress import NoProgress, Progress
 from vitcop.calibrate.samples import Sample, samples_digest
 from vitcop.calibrate.schedule import Schedule, check_seed
-from vitcop.calibrate.scheduled import ScheduledRunner
-from vitcop.calibrate.store import Store, key_of
+from vitcop.calibrate.store import Store
 from vitcop.plugins.errors import InputError
 
 CONTROLS = ("uniform", "random")
@@ -115,7 +114,7 @@ class _Search:
 
     def run(self, calibration_samples: Sequence[Sample], selection_samples: Sequence[Sample]) -> Calibration:
         self._prepare(calibration_samples, selection_samples)
-        k_norm = self._observe()
+        observation = self._observe()
         original = Losses.joined([self.evaluator.original(part) for part in self.selection]).estimates()["exact"]
         chosen, selection, kind = self._choose()
         curve = self._curve(kind)
@@ -153,7 +152,7 @@ class _Search:
             samples=samples,
             versions=self.versions,
             original={"exact": original and asdict(original), "cost": self._cost(Schedule(num_layers=self.num_layers))},
-            k_norm=k_norm,
+            observation=observation,
             # The longest measured first: losses over different samples do not compare.
             candidates=tuple(sorted(candidates, key=lambda item: (-item.kl.num, item.kl.mean, item.name))),
             selection=tuple(selection),
@@ -190,27 +189,18 @@ class _Search:
         )
         check_one_token(self.budget, self.num_visual)
 
-    def _observe(self) -> list[dict[str, Any]]:
-        """Key norms of the unpruned model on the calibration set."""
-        key = "k-norm-" + key_of(self.base, self.settings.batch_size, [part.digest for part in self.parts])
-        held = self.store.get(key)
-        if isinstance(held, list):
-            return held
-        observer = KNormObserver()
-        runner = ScheduledRunner(
+    def _observe(self) -> Observation:
+        """What the scores tell about the unpruned model on the calibration set."""
+        return observe(
             self.model,
             self.family,
-            Schedule(num_layers=self.num_layers),
-            vision=self.evaluator.vision,
-            on_layer=observer.observe,
+            self.evaluator.vision,
+            self.parts,
+            check_share=self.settings.check_share,
+            store=self.store,
+            base=[self.base, self.settings.batch_size, self.settings.max_new_tokens],
+            progress=self.progress,
         )
-        self.progress.start(sum(len(part.prepared) for part in self.parts), "key norms")
-        for part in self.parts:
-            for _, batch in part.prepared:
-                runner.prefill(batch)
-                self.progress.advance()
-        self.store.put(key, observer.layers())
-        return observer.layers()
 
     # -- the search ---------------------------------------------------------------------------------------------------
 
@@ -383,7 +373,7 @@ class _EmptyKind:
 def versions() -> dict[str, str]:
     """Of the packages that results depend on."""
     found = {}
-    for name in ("vitcop", "torch", "transformers", "numpy", "pillow", "tokenizers"):
+    for name in ("vitcop", "torch", "transformers", "numpy", "scipy", "pillow", "tokenizers"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -25,6 +25,8 @@ LIGHT = (
     "vitcop.calibrate.presets",
     "vitcop.calibrate.prompt",
     "vitcop.calibrate.samples",
+    "vitcop.calibrate.observe.observation",
+    "vitcop.calibrate.observe.table",
     "vitcop.calibrate.checkpoint",
     "vitcop.export.bundle",
     "vitcop.export.runtimes",

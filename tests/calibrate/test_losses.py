@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax
-from scipy.stats import spearmanr
 
 from vitcop.calibrate.answers import exact_match
 from vitcop.calibrate.losses import Estimate, kl_divergence, top1_agreement
@@ -96,33 +95,3 @@ def test_targets_of_a_model_survive_files(tiny, samples, tmp_path):
     (tmp_path / "t.safetensors").write_bytes(b"nonsense")
     with pytest.raises(InputError, match="delete the file"):
         load_targets(tmp_path / "t.safetensors")
-
-
-def test_observer_against_numpy(tiny, batch):
-    from vitcop.calibrate.observers import KNormObserver
-    from vitcop.calibrate.schedule import Schedule
-    from vitcop.calibrate.scheduled import ScheduledRunner
-
-    observer, views = KNormObserver(), []
-
-    def both(view):
-        observer.observe(view)
-        views.append(view)
-
-    ScheduledRunner(tiny.model, tiny.family, Schedule(num_layers=4), on_layer=both).prefill(batch)
-    found = observer.layers()
-    assert [entry["layer"] for entry in found] == [0, 1, 2, 3]
-    for entry, view in zip(found, views, strict=True):
-        keys = np.take_along_axis(view.keys.numpy(), batch.visual_index[:, None, :, None], axis=2)
-        norms = {"mean_key": np.linalg.norm(keys.mean(1), axis=-1), "mean_norm": np.linalg.norm(keys, axis=-1).mean(1)}
-        for name, values in norms.items():
-            assert entry[name]["mean"] == pytest.approx(values.mean(), rel=1e-5)
-            assert entry[name]["std"] == pytest.approx(values.std(), rel=1e-5)
-            assert (entry[name]["min"], entry[name]["max"]) == pytest.approx((values.min(), values.max()), rel=1e-5)
-            assert entry[name]["quantiles"]["0.5"] == pytest.approx(np.median(values), rel=1e-5)
-        logits = np.einsum("bhd,bhsd->bhs", view.last_query.numpy(), np.repeat(view.keys.numpy(), 2, axis=1)) * 8**-0.5
-        logits = np.where(batch.attention_mask[:, None] == 1, logits, -np.inf)
-        attention = np.exp(log_softmax(logits, -1)).sum(1)
-        attention = np.take_along_axis(attention, batch.visual_index, axis=1)
-        expected = np.mean([spearmanr(a, b).statistic for a, b in zip(norms["mean_key"], attention, strict=True)])
-        assert entry["text_query_correlation"] == pytest.approx(expected, abs=1e-4)

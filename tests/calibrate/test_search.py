@@ -113,9 +113,11 @@ def test_curve(found):
     assert 0.001 not in {point.wanted for point in found.curve}, "less than one token"
 
 
-def test_k_norm_statistics(found):
-    assert [entry["layer"] for entry in found.k_norm] == [0, 1, 2, 3]
-    assert {"mean_key", "mean_norm", "text_query_correlation"} <= set(found.k_norm[0])
+def test_what_the_scores_tell(found, sets):
+    seen = found.observation
+    assert seen.num == len(sets[0]) and seen.layers == (0, 1, 2, 3)
+    assert [entry["layer"] for entry in seen.k_norm] == [0, 1, 2, 3]
+    assert {"mean_key", "mean_norm", "text_query_correlation"} <= set(seen.k_norm[0])
 
 
 def test_progress_adds_up(found, log):

@@ -10,6 +10,7 @@ from fake_project import CONFIG
 
 from vitcop.calibrate.calibration import Calibration, CurvePoint, Measured
 from vitcop.calibrate.losses import Estimate
+from vitcop.calibrate.observe.observation import Observation
 from vitcop.calibrate.schedule import Clusters, Drop, Schedule, VisionStage
 from vitcop.export.bundle import Architecture, schedule_hash
 from vitcop.export.measure import Bench, GateResult, Verification
@@ -84,7 +85,7 @@ def calibration() -> dict[str, Any]:
         samples={name: {"digest": name[0] * 64, "num": 96} for name in ("calibration", "selection")},
         versions=VERSIONS,
         original={"exact": {"mean": 0.82, "error": 0.02, "num": 96}, "cost": {}},
-        k_norm=[],
+        observation=Observation.of([]),
         candidates=(best,),
         selection=(best, measured("x3 @2 text_query+", 1 / 3, 0.79, 0.03), measured("paper", 1 / 3, 0.78, 0.04)),
         chosen=best.name,

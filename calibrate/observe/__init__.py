@@ -1,0 +1,1 @@
+"""What the scores tell: how well each candidate score ranks visual tokens by how much the answer depends on them."""

@@ -1,0 +1,209 @@
+"""Observing: the unpruned model once over prompts and answers, every score against what the answer depends on.
+
+Shape letters: B batch, V visual tokens, L decoder layers.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from vitcop.calibrate.choices import Rule
+from vitcop.calibrate.evaluation import Part
+from vitcop.calibrate.observe.dependence import answer_attention, gradient_times_input, remaining
+from vitcop.calibrate.observe.key_norms import norm_rows
+from vitcop.calibrate.observe.observation import ATTENTION, GRADIENT, Observation
+from vitcop.calibrate.observe.pieces import DIGITS, Observed
+from vitcop.calibrate.observe.ranks import average_ranks, held_share, rank_agreement, spearman
+from vitcop.calibrate.observe.score_names import score_name
+from vitcop.calibrate.observe.scores import first_tokens, layer_scores, named_before, steady_scores
+from vitcop.calibrate.observe.teacher_forcing import Forced, LayerPass, walk
+from vitcop.calibrate.progress import NoProgress, Progress
+from vitcop.calibrate.prompt import PromptBatch
+from vitcop.calibrate.samples import Sample, frame_files
+from vitcop.calibrate.store import Store, key_of
+from vitcop.calibrate.targets import Target
+from vitcop.calibrate.vision_stage import VisionCache, run_vision
+from vitcop.plugins import ops
+from vitcop.plugins.errors import InputError
+
+if TYPE_CHECKING:
+    from vitcop.calibrate.families import Family
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """One score [B,V] on the host, and its ranks."""
+
+    values: np.ndarray
+    ranks: np.ndarray
+
+    @classmethod
+    def of(cls, scores_BV: torch.Tensor) -> "_Draw":
+        values = scores_BV.cpu().numpy()
+        return cls(values, average_ranks(values))
+
+    def rows(self, rows: list[int]) -> "_Draw":
+        return _Draw(self.values[rows], self.ranks[rows])
+
+
+_Scores = dict[str, list[_Draw]]
+"""By name; more than one draw of the control alone."""
+
+
+def _on_host(scores: dict[str, list[torch.Tensor]]) -> _Scores:
+    return {name: [_Draw.of(draw) for draw in draws] for name, draws in scores.items()}
+
+
+def observe(
+    model: Any,
+    family: "Family",
+    vision: VisionCache,
+    parts: Sequence[Part],
+    *,
+    check_share: float = 0.25,
+    store: Store | None = None,
+    base: Any = None,
+    progress: Progress | None = None,
+) -> Observation:
+    """Observe a sample set, part by part; finished parts are kept in `store`.
+
+    Args:
+        parts: prepared batches and the original's answers (`Evaluator.part`).
+        check_share: share of the samples, in [0, 1], for which gradients check the attention. One sample at a time: it
+            takes the memory of a training step of one prompt.
+        base: what a result depends on beside samples and settings (weights, versions, precision); JSON.
+    """
+    store, progress = store or Store(None), progress or NoProgress()
+    if not 0 <= check_share <= 1:
+        raise InputError(f"check_share must be in [0, 1], found {check_share}")
+    progress.start(len(parts), "what the scores tell")
+    pieces = []
+    for part in parts:
+        key = "observed-" + key_of(base, part.digest, check_share)
+        piece = _held(store.get(key))
+        if piece is None:
+            piece = observe_part(model, family, vision, part, check_share=check_share)
+            store.put(key, piece.to_json())
+        pieces.append(piece)
+        progress.advance()
+    return Observation.of(pieces)
+
+
+def _held(data: Any) -> Observed | None:
+    try:
+        return None if data is None else Observed.from_json(data)
+    except InputError:
+        return None
+
+
+def observe_part(
+    model: Any, family: "Family", vision: VisionCache, part: Part, *, check_share: float = 0.25
+) -> Observed:
+    """A unit of work: one part. Prompts of text alone, or of a single visual token, are left out."""
+    return Observed.joined(
+        [
+            _observe_batch(model, family, vision, samples, batch, part.targets, check_share)
+            for samples, batch in part.prepared
+            if batch.num_visual > 1
+        ]
+    )
+
+
+def _observe_batch(
+    model: Any,
+    family: "Family",
+    vision: VisionCache,
+    samples: list[Sample],
+    batch: PromptBatch,
+    targets: dict[str, Target],
+    check_share: float,
+) -> Observed:
+    output = vision.get(batch, lambda: run_vision(model, family, batch))
+    answers = [targets[sample.id].tokens for sample in samples]
+    forced = Forced.of(batch, answers, model.device)
+    attention: list[torch.Tensor] = []
+    inside: list[_Scores] = []
+    norms: dict[str, list[list[float]]] = {}
+
+    def look(seen: LayerPass) -> None:
+        window = family.window if seen.layer in family.sliding_layers else None
+        attention.append(answer_attention(seen, forced, window=window))
+        inside.append(_on_host(layer_scores(seen, forced)))
+        norms.update(_norms(seen.layer, inside[-1]))
+
+    with torch.inference_mode():
+        walk(model, family, forced, output.planes, look)
+        steady, blind = map(_on_host, steady_scores(output, family.vision_scores, samples))
+        attention_LBV = remaining(torch.stack(attention)).cpu().numpy()
+    scores = [named_before(i, steady) | blind | (inside[i - 1] if i else {}) for i in range(len(inside))]
+    checked = [_is_checked(sample, check_share) for sample in samples]
+    rows = [row for row, chosen in enumerate(checked) if chosen]
+    values = _compared(ATTENTION, attention_LBV, scores) | norms
+    if rows:
+        one_by_one = [
+            gradient_times_input(model, family, forced.row(row), [plane[row : row + 1] for plane in output.planes])
+            for row in rows
+        ]
+        gradient_LBV = torch.cat(one_by_one, dim=1).cpu().numpy()
+        chosen = [{name: [draw.rows(rows) for draw in draws] for name, draws in layer.items()} for layer in scores]
+        values |= _compared(GRADIENT, gradient_LBV, chosen)
+        for i, (cheap, check) in enumerate(zip(attention_LBV, gradient_LBV, strict=True)):
+            values[f"check/{i}"] = _rounded(spearman(cheap[rows], check)[:, None])
+    return Observed(
+        ids=tuple(sample.id for sample in samples),
+        pictures=tuple(picture_key(sample) for sample in samples),
+        checked=tuple(checked),
+        values=values,
+    )
+
+
+def _compared(kind: str, dependence_LBV: np.ndarray, scores: list[_Scores]) -> dict[str, list[list[float]]]:
+    """Every score of every drop point against what the answer depends on from there on."""
+    values = {}
+    for i, (dependence_BV, layer) in enumerate(zip(dependence_LBV, scores, strict=True)):
+        ranks_BV, count = average_ranks(dependence_BV), first_tokens(dependence_BV.shape[1])
+        weights_BV = dependence_BV.astype(np.float64)
+        for name, draws in layer.items():
+            columns_RB3 = [
+                np.stack(
+                    [
+                        rank_agreement(draw.ranks, ranks_BV),
+                        held_share(draw.values, weights_BV, count),
+                        held_share(-draw.values, weights_BV, count),
+                    ],
+                    axis=1,
+                )
+                for draw in draws
+            ]
+            values[f"{kind}/{i}/{name}"] = _rounded(np.mean(columns_RB3, axis=0))
+    return values
+
+
+def _norms(layer: int, scores: _Scores) -> dict[str, list[list[float]]]:
+    norms = {reduction: scores[score_name(Rule(head_reduction=reduction))][0] for reduction in ops.HEAD_REDUCTIONS}
+    agreement_B = rank_agreement(norms["mean_key"].ranks, scores["text_query"][0].ranks)
+    values = {f"norms/{layer}/{reduction}": _rounded(norm_rows(draw.values)) for reduction, draw in norms.items()}
+    return values | {f"norms/{layer}/text_query": _rounded(agreement_B[:, None])}
+
+
+def _rounded(rows: Any) -> list[list[float]]:
+    return [[round(float(value), DIGITS) for value in row] for row in rows]
+
+
+def _is_checked(sample: Sample, share: float) -> bool:
+    """By a hash of the sample, so that the choice does not depend on how the set is cut into parts."""
+    return int(sample.content_digest[:8], 16) < share * 2**32
+
+
+def picture_key(sample: Sample) -> str:
+    """Hash of the files of a sample's images or video."""
+    files = [*sample.images, *(frame_files(sample.video, f"sample {sample.id}") if sample.video is not None else ())]
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:16]
