@@ -3,7 +3,6 @@
 Shape letters: B batch, V visual tokens, S prompt tokens, X tokens of prompt and answer.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,6 @@ import torch
 from vitcop.calibrate.choices import Rule
 from vitcop.calibrate.observe.score_names import score_name, vision_rule
 from vitcop.calibrate.observe.teacher_forcing import Forced, LayerPass
-from vitcop.calibrate.samples import Sample
 from vitcop.calibrate.vision_stage import VisionOutput, vision_scores
 from vitcop.plugins import ops
 
@@ -26,17 +24,19 @@ def first_tokens(num_visual: int) -> int:
 
 
 def steady_scores(
-    output: VisionOutput, names: Sequence[str], samples: Sequence[Sample]
+    output: VisionOutput, names: Sequence[str], seeds: Sequence[int]
 ) -> tuple[dict[str, list[torch.Tensor]], dict[str, list[torch.Tensor]]]:
     """(vision scores by their own name, controls): draws of fp32 [B,V], which no decoder layer changes.
 
     `uniform` is the grid of `first_tokens`. `random` is DRAWS draws, anew for each sample: one seed for all would be
     one fixed pattern of places, which agrees or disagrees with where pictures have their objects, and would not average
     out. Everything else is a single draw.
+
+    Args:
+        seeds: of each sample.
     """
     batch, num_visual = output.planes[0].shape[:2]
     tokens_BV = torch.arange(num_visual, device=output.planes[0].device).expand(batch, -1).contiguous()
-    seeds = [int(hashlib.sha256(sample.content_digest.encode()).hexdigest()[:7], 16) for sample in samples]
     random = [
         torch.cat([ops.random_scores(row[None], seed=seed + i) for row, seed in zip(tokens_BV, seeds, strict=True)])
         for i in range(DRAWS)

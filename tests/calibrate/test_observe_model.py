@@ -93,7 +93,7 @@ def test_a_drop_takes_the_layers_from_it_on():
     assert remaining(layers).tolist() == [[[6.0, 9.0]], [[6.0, 8.0]], [[4.0, 5.0]]]
 
 
-def test_scores_are_those_that_drops_rank_by(tiny, samples, batch, forced, views):
+def test_scores_are_those_that_drops_rank_by(tiny, batch, forced, views):
     def scores_of(drop: Drop, vision: VisionStage | None = None) -> np.ndarray:
         runner = ScheduledRunner(tiny.model, tiny.family, Schedule(num_layers=4, vision=vision, drops=(drop,)))
         return runner.prefill(batch).drops[0].scores
@@ -106,7 +106,7 @@ def test_scores_are_those_that_drops_rank_by(tiny, samples, batch, forced, views
             np.testing.assert_allclose(own, scores_of(drop), rtol=1e-5, atol=1e-6)
         assert not found
     output = run_vision(tiny.model, tiny.family, batch)
-    steady, blind = steady_scores(output, tiny.family.vision_scores, samples[:4])
+    steady, blind = steady_scores(output, tiny.family.vision_scores, [5, 25, 45, 65])
     assert set(steady) == set(tiny.family.vision_scores) and len(blind["random"]) > 1
     for name, (own,) in steady.items():
         carried = scores_of(Drop(layer=2, score="vision_saliency", keep=(1, 2)), VisionStage(score=name, keep=(1, 1)))
@@ -217,8 +217,8 @@ def test_an_oracle_agrees_with_the_dependence(tiny, samples, monkeypatch):
         held["attention"] = answer_attention(seen, forced, **how)
         return held["attention"]
 
-    def oracle(output, names, members):
-        return {"class_attention": [held["attention"].clone()]}, steady_scores(output, (), members)[1]
+    def oracle(output, names, seeds):
+        return {"class_attention": [held["attention"].clone()]}, steady_scores(output, (), seeds)[1]
 
     monkeypatch.setattr(observing, "answer_attention", spy)
     monkeypatch.setattr(observing, "steady_scores", oracle)
