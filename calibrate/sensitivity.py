@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 
 CLEARLY = 3.0
-"""Standard errors. At two, a table of hundreds of cells would too often lose a rule that is no worse than the best: each
-is looked at after every part but the last."""
+"""Standard errors. At two, a table of hundreds of cells would too often lose a rule that is no worse than the best."""
 
 LEAST_IMAGES = 8
 
