@@ -48,6 +48,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/prefill.py
 	$(BIN)/python benchmarks/dtypes.py
 	$(BIN)/python benchmarks/export_time.py
+	$(BIN)/python benchmarks/sensitivity.py
 	$(BIN)/python benchmarks/selection.py
 	$(BIN)/python benchmarks/export_memory.py
 

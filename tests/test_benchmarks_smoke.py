@@ -1,4 +1,5 @@
-"""The GPU benchmark of a prefill at tiny shapes on whatever device there is, and the arithmetic of its roofline."""
+"""The GPU benchmark of a prefill at tiny shapes on whatever device there is, and the arithmetic of its roofline; the
+benchmark of the sensitivity table on a few cells."""
 
 import json
 import math
@@ -100,3 +101,40 @@ def test_a_gpu_is_needed_otherwise(benchmark, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         program.main()
     assert "no GPU that torch can use" in capsys.readouterr().err
+
+
+def test_sensitivity_on_a_few_cells(monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import sensitivity as program
+
+    monkeypatch.setattr(program, "OUT", tmp_path)
+    few = ["--samples", "4", "--keeps", "36", "9", "--layers", "0", "6", "--repeats", "1"]
+    monkeypatch.setattr(sys, "argv", ["sensitivity.py", *few])
+    program.main()
+    assert "the same bit by bit" in capsys.readouterr().out
+    results = json.loads((tmp_path / "sensitivity.json").read_text())
+    assert [(cell["layer"], cell["keep"]) for cell in results["cells"]] == [(0, 36), (0, 9), (6, 36), (6, 9)]
+    inside, tower = (len(results["rules"][name]) for name in ("inside", "tower"))
+    assert [cell["sample_runs"] for cell in results["cells"]] == [4 * tower] * 2 + [4 * inside] * 2
+    assert all(set(cell["seconds"]) == set(program.FORMS) for cell in results["cells"])
+    assert all(results[name] > 0 for name in ("times_cheaper", "times_cheaper_tower_once", "times_cheaper_inside"))
+    # Hidden states before seven layers, keys and values of seven: 128 + 2 x 64 floats a token and layer at least.
+    assert results["files"]["bytes_a_sample"] > 4 * 144 * 7 * (128 + 2 * 64)
+
+
+def test_sensitivity_says_when_numbers_differ(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import sensitivity as program
+
+    monkeypatch.setattr(program, "OUT", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["sensitivity.py", "--samples", "4", "--keeps", "9", "--layers", "6"])
+    measure = program.measure_cell
+
+    def off(evaluator, *args, **kwargs):
+        rows = measure(evaluator, *args, **kwargs)
+        return rows if evaluator.prefixes is None else rows[1:]
+
+    monkeypatch.setattr(program, "measure_cell", off)
+    with pytest.raises(AssertionError, match="the forms differ"):
+        program.main()
+    assert not list(tmp_path.iterdir())
