@@ -1,0 +1,40 @@
+"""The default executor: one unit after another, in this process."""
+
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Self
+
+from vitcop.calibrate.executors.base import Factory, Json, Performer
+from vitcop.calibrate.executors.outcomes import plain
+
+
+class InProcess:
+    """Makes its performer at the first unit and keeps it.
+
+    Args:
+        source: the factory, or a performer that is there already.
+    """
+
+    def __init__(self, source: Factory | Performer) -> None:
+        self._source = source
+        self._performer: Performer | None = None if isinstance(source, Factory) else source
+
+    @property
+    def performer(self) -> Performer:
+        """The performer, made where it was not."""
+        if self._performer is None:
+            self._performer = self._source.make()
+        return self._performer
+
+    def map(self, units: Sequence[Json]) -> Iterator[tuple[int, Json]]:
+        """In the order of `units`."""
+        for i, unit in enumerate(units):
+            yield i, plain(self.performer.perform(plain(unit)))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
