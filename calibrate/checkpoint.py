@@ -97,9 +97,9 @@ class Checkpoint:
         """Where each tensor of the checkpoint lies, by its name there."""
         return dict(self._tensors)
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, *, times: bool = True) -> str:
         """sha256 over size, time of change, header and evenly spaced samples of each shard: tells one set of weights
-        from another in milliseconds.
+        from another in milliseconds. Without `times` a copy of the folder has the same.
 
         For cache keys alone, never for a file that equal runs must write equally: a copy of the folder may have other
         times, and it is no proof that every byte is the same.
@@ -108,7 +108,7 @@ class Checkpoint:
         for shard in self.shards:
             found = (self.path / shard).stat()
             size = found.st_size
-            digest.update(f"{shard}\0{size}\0{found.st_mtime_ns}\0".encode())
+            digest.update(f"{shard}\0{size}\0{found.st_mtime_ns if times else 0}\0".encode())
             with (self.path / shard).open("rb") as stream:
                 length = int.from_bytes(stream.read(8), "little")
                 digest.update(stream.read(length))

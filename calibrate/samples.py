@@ -190,21 +190,34 @@ def load_samples(path: str | Path, *, limit: int | None = None) -> list[Sample]:
             if image not in digests:
                 open_image(image, where)
                 digests[image] = _sha256_of_file(image)
-        images, frames = [digests[image] for image in sample.images], []
         if sample.video is not None:
             open_frames(sample.video, where)
-            frames = [_sha256_of_file(file) for file in frame_files(sample.video, where)]
-        samples.append(
-            replace(
-                sample,
-                digest=_sha256([sample.messages, sample.answers, sample.subset, images + frames]),
-                content_digest=_sha256([sample.messages, images + frames]),
-                picture_digests=(*images, *([_sha256(frames)] if frames else [])),
-            )
-        )
+        samples.append(digested(sample, digests))
     if not samples:
         raise InputError(f"{source}: no samples in it")
     return samples
+
+
+def digested(sample: Sample, known: dict[Path, str] | None = None) -> Sample:
+    """The sample with the digests of what its files hold now.
+
+    Args:
+        known: digests of image files that need not be read again.
+
+    Raises InputError that names the sample where a file cannot be read.
+    """
+    try:
+        images, frames = [(known or {}).get(image) or _sha256_of_file(image) for image in sample.images], []
+        if sample.video is not None:
+            frames = [_sha256_of_file(file) for file in frame_files(sample.video, f"sample {sample.id}")]
+    except OSError as error:
+        raise InputError(f"sample {sample.id}: cannot read {error.filename} ({error.strerror or error})") from None
+    return replace(
+        sample,
+        digest=_sha256([sample.messages, sample.answers, sample.subset, images + frames]),
+        content_digest=_sha256([sample.messages, images + frames]),
+        picture_digests=(*images, *([_sha256(frames)] if frames else [])),
+    )
 
 
 def samples_digest(samples: Sequence[Sample]) -> str:

@@ -1,0 +1,211 @@
+"""Units of a calibration: the same results from workers as from here, kept on disk as they come."""
+
+import json
+import math
+import os
+import shutil
+from dataclasses import replace
+
+import pytest
+from made_samples import write_samples
+
+from vitcop.calibrate.calibration import CalibrationSettings
+from vitcop.calibrate.checkpoint import Checkpoint
+from vitcop.calibrate.evaluation import Evaluator
+from vitcop.calibrate.executors import Factory, InProcess, Processes
+from vitcop.calibrate.job import Job
+from vitcop.calibrate.presets import preset
+from vitcop.calibrate.sample_json import samples_from_json, samples_to_json
+from vitcop.calibrate.samples import load_samples
+from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.shards import PartialTable, Shard, merge
+from vitcop.calibrate.store import Store
+from vitcop.calibrate.torch_threads import torch_threads
+from vitcop.calibrate.units import CalibrationPerformer, losses_of, losses_unit, make_performer, targets_unit
+from vitcop.calibrate.work import keep_all, perform_all, stored_as, unit
+from vitcop.plugins.errors import InputError
+
+SETTINGS = CalibrationSettings(batch_size=4, max_new_tokens=2)
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    samples = load_samples(write_samples(tmp_path_factory.mktemp("samples"), 8, 5))
+    return [samples[:4], samples[4:]]
+
+
+def job_of(tiny, parts, folder=None, **changes):
+    return Job.of(tiny.checkpoint, SETTINGS, parts, store=Store(folder), **changes)
+
+
+def schedules():
+    drops = [preset(name, 4, 16) for name in ("none", "paper-1/3", "paper-2/9", "paper-1/9")]
+    return [*drops, *(replace(drop, positions="reindexed") for drop in drops[1:])]
+
+
+def units_of(job):
+    return [
+        losses_unit(job.base, schedule, digest, answers=index == 1)
+        for schedule in schedules()
+        for index, digest in enumerate(job.parts)
+    ]
+
+
+@pytest.fixture(scope="module")
+def expected(tiny, parts, tmp_path_factory):
+    """What this process finds, and where it keeps it."""
+    folder = tmp_path_factory.mktemp("expected")
+    job = job_of(tiny, parts, folder)
+    with InProcess(job.factory()) as executor:
+        return perform_all(executor, units_of(job), store=job.store), folder
+
+
+def files_of(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_a_unit_measures_what_the_evaluator_does(tiny, parts, expected):
+    job = job_of(tiny, parts)
+    evaluator = Evaluator(
+        tiny.model,
+        tiny.processor,
+        tiny.family,
+        eos_ids=tiny.checkpoint.eos_ids,
+        base=[],
+        settings=SETTINGS,
+        store=Store(None),
+    )
+    performer = CalibrationPerformer(evaluator, dict(job.parts), 1)
+    for given, result in list(zip(units_of(job), expected[0], strict=True))[:6]:
+        schedule = Schedule.from_json(json.dumps(given["schedule"]))
+        losses = evaluator.measure(schedule, performer.part(given["part"]), answers=given["answers"])
+        assert losses_of(result) == losses
+    assert performer.perform(targets_unit(job.base, next(iter(job.parts)))) == {"num": 4}
+    assert max(max(losses_of(result).kl) for result in expected[0]) > 0.01
+
+
+def test_workers_find_the_same(tiny, parts, expected, tmp_path):
+    job = job_of(tiny, parts, tmp_path)
+    with Processes(job.factory(), 2) as executor:
+        assert perform_all(executor, units_of(job), store=job.store) == expected[0]
+    assert files_of(tmp_path) == files_of(expected[1]), "the stores are equal byte for byte"
+
+
+def test_shards_find_the_same(tiny, parts, expected, tmp_path):
+    tables = []
+    for index in (1, 2, 3):
+        job = job_of(tiny, parts, tmp_path / str(index))
+        units = units_of(job)
+        facts = job.run_facts(seed=0, sets={"calibration": parts[0], "selection": parts[1]}, constraint={"budget": 0.5})
+        shard = Shard(index, 3)
+        share = shard.share([item["key"] for item in units])
+        mine = [item for item in units if item["key"] in share]
+        with InProcess(job.factory()) as executor:
+            found = perform_all(executor, mine, store=job.store)
+        results = {item["key"]: result for item, result in zip(mine, found, strict=True)}
+        keys = tuple(sorted({item["key"] for item in units}))
+        table = PartialTable(run=facts, units=keys, shards=(shard,), results=results)
+        tables.append(PartialTable.from_json(table.to_json()))
+    whole = merge(tables)
+    whole.check_complete()
+    job = job_of(tiny, parts, tmp_path / "merged")
+    keep_all(job.store, whole.results)
+    nobody = InProcess(Factory(module="toy_performers", function="make_nothing"))
+    assert perform_all(nobody, units_of(job), store=job.store) == expected[0]
+
+
+def test_what_was_found_is_not_performed_again(tiny, parts, expected, tmp_path):
+    folder = shutil.copytree(expected[1], tmp_path / "store")
+    job = job_of(tiny, parts, folder)
+    units = units_of(job)
+    (folder / f"{stored_as(units[3]['key'])}.json").write_text("{")
+    (folder / f"{stored_as(units[5]['key'])}.json").unlink()
+
+    class Counted(InProcess):
+        asked = 0
+
+        def map(self, units):
+            self.asked += len(units)
+            return super().map(units)
+
+    with Counted(job.factory()) as executor:
+        assert perform_all(executor, [*units, units[5]], store=job.store) == [*expected[0], expected[0][5]]
+        assert executor.asked == 2
+    assert files_of(folder) == files_of(expected[1])
+
+
+def test_workers_keep_what_they_find(tmp_path):
+    """Also what nobody hears of: the parent stops listening after the first result."""
+    (tmp_path / "notes").mkdir()
+    arguments = {"notes": str(tmp_path / "notes"), "store": str(tmp_path / "store")}
+    factory = Factory(module="toy_performers", function="make_slow", arguments=arguments)
+    units = [unit("slow", "base", x=i) for i in range(12)]
+    with Processes(factory, 2) as executor:
+        running = executor.map(units)
+        next(running)
+        running.close()
+        done = [line for file in (tmp_path / "notes").iterdir() for line in file.read_text().split()]
+        results = perform_all(executor, units, store=Store(tmp_path / "store"))
+    assert [result["y"] for result in results] == [i**2 for i in range(12)]
+    noted = [line for file in (tmp_path / "notes").iterdir() for line in file.read_text().split()]
+    assert 1 <= len(done) <= 3 and set(noted) == {item["key"] for item in units}
+    assert len(noted) - 12 <= 2, "at most what was in flight is performed twice"
+
+
+def test_keys_follow_from_what_results_depend_on(tiny, parts, tmp_path):
+    job = job_of(tiny, parts)
+    keys = [item["key"] for item in units_of(job)]
+    assert len(set(keys)) == len(keys)
+    copy = shutil.copytree(tiny.folder, tmp_path / tiny.folder.name)
+    os.utime(copy / "model.safetensors", ns=(1, 1))
+    same = Job.of(Checkpoint.open(copy), SETTINGS, parts)
+    assert [item["key"] for item in units_of(same)] == keys, "a copy of the model is the same model"
+    other = (job_of(tiny, parts, threads=2), Job.of(tiny.checkpoint, replace(SETTINGS, batch_size=2), parts))
+    for changed in other:
+        assert not {item["key"] for item in units_of(changed)} & set(keys)
+    schedule = schedules()[1]
+    named = replace(schedule, model_id="x", provenance={"a": 1})
+    assert losses_unit(job.base, named, "d")["key"] == losses_unit(job.base, schedule, "d")["key"]
+    searched = Job.of(tiny.checkpoint, replace(SETTINGS, finalists=9), parts)
+    assert [item["key"] for item in units_of(searched)] == keys, "how hard to search changes no measurement"
+
+
+def test_samples_cross_as_they_are(parts):
+    data = json.loads(json.dumps(samples_to_json(parts[0])))
+    assert samples_from_json(data) == [
+        replace(item, images=tuple(path.resolve() for path in item.images)) for item in parts[0]
+    ]
+
+
+def test_a_worker_with_other_inputs_refuses(tiny, parts, tmp_path):
+    arguments = job_of(tiny, parts).factory().arguments
+    with pytest.raises(InputError, match="not the weights that the run began with"):
+        make_performer(**{**arguments, "fingerprint": "0"})
+    other = {**arguments["base"], "versions": {**arguments["base"]["versions"], "torch": "1.0"}}
+    with pytest.raises(InputError, match="a worker has torch .*, the run began with 1.0"):
+        make_performer(**{**arguments, "base": other})
+    samples = load_samples(write_samples(tmp_path, 2, 6))
+    job = job_of(tiny, [samples])
+    (tmp_path / "s1.png").write_bytes((tmp_path / "s0.png").read_bytes())
+    with pytest.raises(InputError, match="sample s1: its images are not what they were"):
+        next(InProcess(job.factory()).map([targets_unit(job.base, next(iter(job.parts)))]))
+    (tmp_path / "s0.png").unlink()
+    with pytest.raises(InputError, match="sample s0: cannot read .*s0.png"):
+        next(InProcess(job.factory()).map([targets_unit(job.base, next(iter(job.parts)))]))
+
+
+def test_a_loss_may_be_infinite(tmp_path):
+    """JSON lacks infinity, Python's does not; files and pipes go through it."""
+    store = Store(tmp_path)
+    store.put(stored_as("k"), {"kl": [math.inf]})
+    nobody = InProcess(Factory(module="toy_performers", function="make_nothing"))
+    assert perform_all(nobody, [{"key": "k"}], store=store) == [{"kl": [math.inf]}]
+
+
+def test_threads_come_back():
+    import torch
+
+    before = torch.get_num_threads()
+    with torch_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
