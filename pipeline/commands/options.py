@@ -45,6 +45,41 @@ def attention_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
+def executor_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--executor and --workers."""
+    function = click.option(
+        "--workers",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Share the work among N processes (or Ray actors), each with the model loaded and, on GPUs, one of its "
+        "own. The result is the same for any N.",
+    )(function)
+    return click.option(
+        "--executor",
+        type=click.Choice(("local", "ray")),
+        default="local",
+        show_default=True,
+        help="Where the work is done: on this machine, or by Ray at $RAY_ADDRESS (without one: a Ray started here).",
+    )(function)
+
+
+def shard_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--shard and --merge."""
+    function = click.option(
+        "--merge",
+        "merged",
+        type=PATH,
+        multiple=True,
+        metavar="PATH",
+        help="A partial table, or a folder of them; may be repeated. Needs the options that the shards were run with.",
+    )(function)
+    return click.option(
+        "--shard",
+        metavar="i/n",
+        help="Measure the i-th of n shares of the table, write partial-i-of-n.json and stop; see --merge.",
+    )(function)
+
+
 def engine_options(device: str | None, extra: tuple[str, ...]) -> dict[str, Any]:
     """--device and --option as plain values by name. Raises InputError for an option without a value."""
     values: dict[str, Any] = {"device": device} if device else {}

@@ -18,11 +18,12 @@ from vitcop.calibrate.presets import preset
 from vitcop.calibrate.sample_json import samples_from_json, samples_to_json
 from vitcop.calibrate.samples import load_samples
 from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.sharding import perform_shard, take_in
 from vitcop.calibrate.shards import PartialTable, Shard, merge
 from vitcop.calibrate.store import Store
 from vitcop.calibrate.torch_threads import torch_threads
 from vitcop.calibrate.units import CalibrationPerformer, losses_of, losses_unit, make_performer, targets_unit
-from vitcop.calibrate.work import keep_all, perform_all, stored_as, unit
+from vitcop.calibrate.work import perform_all, stored_as, unit
 from vitcop.plugins.errors import InputError
 
 SETTINGS = CalibrationSettings(batch_size=4, max_new_tokens=2)
@@ -92,24 +93,22 @@ def test_workers_find_the_same(tiny, parts, expected, tmp_path):
 
 
 def test_shards_find_the_same(tiny, parts, expected, tmp_path):
+    sets = {"calibration": parts[0], "selection": parts[1]}
     tables = []
     for index in (1, 2, 3):
         job = job_of(tiny, parts, tmp_path / str(index))
-        units = units_of(job)
-        facts = job.run_facts(seed=0, sets={"calibration": parts[0], "selection": parts[1]}, constraint={"budget": 0.5})
-        shard = Shard(index, 3)
-        share = shard.share([item["key"] for item in units])
-        mine = [item for item in units if item["key"] in share]
+        facts = job.run_facts(seed=0, sets=sets, constraint={"budget": 0.5})
         with InProcess(job.factory()) as executor:
-            found = perform_all(executor, mine, store=job.store)
-        results = {item["key"]: result for item, result in zip(mine, found, strict=True)}
-        keys = tuple(sorted({item["key"] for item in units}))
-        table = PartialTable(run=facts, units=keys, shards=(shard,), results=results)
-        tables.append(PartialTable.from_json(table.to_json()))
-    whole = merge(tables)
-    whole.check_complete()
+            table = perform_shard(executor, units_of(job), Shard(index, 3), run=facts, store=job.store)
+        tables.append(PartialTable.from_json(table.to_json(), source=f"{index}.json"))
     job = job_of(tiny, parts, tmp_path / "merged")
-    keep_all(job.store, whole.results)
+    with pytest.raises(InputError, match="shards 2/3 are missing"):
+        take_in(merge([tables[2], tables[0]]), units_of(job), run=facts, store=job.store)
+    other = job.run_facts(seed=1, sets=sets, constraint={"budget": 0.5})
+    with pytest.raises(InputError, match="^this run and 1.json are of different runs: seed is 1 in the one and 0"):
+        take_in(merge(tables), units_of(job), run=other, store=job.store)
+    assert not (tmp_path / "merged").exists()
+    take_in(merge(tables), units_of(job), run=facts, store=job.store)
     nobody = InProcess(Factory(module="toy_performers", function="make_nothing"))
     assert perform_all(nobody, units_of(job), store=job.store) == expected[0]
 
