@@ -1,6 +1,7 @@
 """From a checkpoint and a schedule to a bundle: capture, rewrite, lower, write."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import onnx_ir as ir
@@ -14,6 +15,7 @@ from vitcop.export.bundle import architecture_of, copy_processor_files, write_bu
 from vitcop.export.bundle.counts import least_visual_count, whole_counts
 from vitcop.export.bundle.hashing import hash_in_background
 from vitcop.export.capture import TokenGraph, capture_decode, capture_prefill, capture_vision, example_tables
+from vitcop.export.capture.captures import Captures
 from vitcop.export.capture.graphs import EXAMPLE_VISUAL
 from vitcop.export.capture.paths import module_paths
 from vitcop.export.capture.skeleton import Skeleton, load_skeleton
@@ -33,6 +35,7 @@ def export_bundle(
     out: Path,
     *,
     copy_weights: bool = False,
+    captures: Captures | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Write the bundle of a model under a schedule; returns its path.
@@ -42,23 +45,24 @@ def export_bundle(
         schedule: where to drop; the empty schedule exports the model as it is.
         out: the bundle's folder. It appears whole or not at all.
         copy_weights: put the weights into the bundle instead of referring to the model folder.
+        captures: of earlier exports of this very model, so that its graphs are not captured again.
 
     Raises InputError where model, schedule or output folder cannot be used.
     """
     progress = progress or NoProgress()
     checkpoint = Checkpoint.open(model_dir)
     load_processor(checkpoint.path)  # a bundle whose prompts cannot be prepared would be found out too late
-    skeleton = load_skeleton(checkpoint)
+    skeleton = load_skeleton(checkpoint) if captures is None else captures.skeleton(checkpoint)
     check_schedule(schedule, checkpoint, skeleton)
-    captures = _captures(skeleton, schedule)
+    graphs = _graphs(skeleton, schedule, captures)
     # A 7B model takes minutes to trace, on one core, and most of a minute to hash. Copied weights are hashed as copies.
     hashing = hash_in_background(() if copy_weights else [checkpoint.path / name for name in checkpoint.shards])
     with writing_bundle(out) as staging:
-        progress.start(len(captures), "export")
+        progress.start(len(graphs), "export")
         shards: set[str] = set()
         long_way: list[str] = []
-        for name, capture in captures.items():
-            model, decomposed = lower(capture())
+        for name, graph in graphs.items():
+            model, decomposed = lower(graph())
             if decomposed:
                 long_way.append(name)
             shards |= attach_weights(model, skeleton.weights, skeleton.buffers, checkpoint.path)
@@ -104,7 +108,7 @@ def check_schedule(schedule: Schedule, checkpoint: Checkpoint, skeleton: Skeleto
         )
 
 
-def _captures(skeleton: Skeleton, schedule: Schedule) -> dict[str, Callable[[], TokenGraph]]:
+def _graphs(skeleton: Skeleton, schedule: Schedule, captures: Captures | None) -> dict[str, Callable[[], TokenGraph]]:
     """The three graphs by name, each captured and rewritten when it is called for."""
     model, family = skeleton.model, skeleton.family
     paths = module_paths(model, family)
@@ -114,26 +118,41 @@ def _captures(skeleton: Skeleton, schedule: Schedule) -> dict[str, Callable[[], 
 
     def prefill() -> TokenGraph:
         with skeleton.mode:
-            graph = capture_prefill(model, family, num_visual=max(num_visual, least), min_visual=least)
+            if captures is None:
+                graph = capture_prefill(model, family, num_visual=max(num_visual, least), min_visual=least)
+            else:
+                example = max(family.num_visual, least)
+                graph, _ = captures.take(
+                    ("prefill", example), lambda: (capture_prefill(model, family, num_visual=example), 0.0)
+                )
+                graph.minimum |= {"visual": least, "sequence": least + 2}
         return Sequence(*[DropTokensPass(schedule, paths)] if schedule.drops else [])(graph)
 
     def decode() -> TokenGraph:
         with skeleton.mode:
-            graph = capture_decode(model, family)
+            if captures is None:
+                graph = capture_decode(model, family)
+            else:
+                graph, _ = captures.take("decode", lambda: (capture_decode(model, family), 0.0))
         return Sequence(*[SplitCachePass(schedule, paths)] if schedule.drops else [])(graph)
 
-    return {"vision": lambda: vision_graph(skeleton, schedule), "prefill": prefill, "decode": decode}
+    return {"vision": lambda: vision_graph(skeleton, schedule, captures=captures), "prefill": prefill, "decode": decode}
 
 
-def vision_graph(skeleton: Skeleton, schedule: Schedule, *, num_visual: int = EXAMPLE_VISUAL) -> TokenGraph:
+def vision_graph(
+    skeleton: Skeleton, schedule: Schedule, *, num_visual: int = EXAMPLE_VISUAL, captures: Captures | None = None
+) -> TokenGraph:
     """Vision tower and projector with the vision stage of a schedule.
 
     Args:
         num_visual: visual tokens of the example, if the vision stage does not need more.
+        captures: of earlier exports of this model.
     """
     num_visual = max(num_visual, least_count(schedule.vision) if schedule.vision else 0)
     model, family = skeleton.model, skeleton.family
     with skeleton.mode:
-        graph, scale = capture_vision(model, family, watched=schedule.vision is not None, num_visual=num_visual)
+        watched = schedule.vision is not None
+        capture = partial(capture_vision, model, family, watched=watched, num_visual=num_visual)
+        graph, scale = capture() if captures is None else captures.take(("vision", watched, num_visual), capture)
         tables = example_tables(schedule, family, num_visual)
     return Sequence(*[VisionStagePass(schedule, tables, scale)] if schedule.vision else [])(graph)

@@ -286,9 +286,7 @@ def _capture(
         program = trace(graph(model, family, tuple(inputs)), inputs, minimum).run_decompositions({})
     captured = TokenGraph(program=program, module=flat_module(program), inputs=inputs, outputs=[], minimum=minimum)
     captured.outputs = [_key(path) for path, _ in pytree.tree_flatten_with_path(_output_tree(program))[0]]
-    for node, name in zip((n for n in captured.module.graph.nodes if n.op == "placeholder"), inputs, strict=True):
-        node.name = node.target = name
-    captured.module.recompile()
+    captured.name_placeholders()
     return captured
 
 

@@ -42,6 +42,24 @@ class TokenGraph:
         self.program = trace(self.module, self.inputs, self.minimum)
         self.module = flat_module(self.program)
 
+    def copied(self) -> "TokenGraph":
+        """The graph of the last trace anew, for other passes to edit."""
+        fresh = TokenGraph(
+            program=self.program,
+            module=flat_module(self.program),
+            inputs=dict(self.inputs),
+            outputs=list(self.outputs),
+            minimum=dict(self.minimum),
+        )
+        fresh.name_placeholders()
+        return fresh
+
+    def name_placeholders(self) -> None:
+        """Give the module's placeholders the names of the inputs."""
+        for node, name in zip((n for n in self.module.graph.nodes if n.op == "placeholder"), self.inputs, strict=True):
+            node.name = node.target = name
+        self.module.recompile()
+
 
 def trace(module: nn.Module, inputs: dict[str, GraphInput], minimum: dict[str, int]) -> ExportedProgram:
     """torch.export of `module`, called with the examples of `inputs` one by one."""

@@ -28,7 +28,7 @@ ENGINE, UNPRUNED, TORCH_PRUNED, TORCH_ORIGINAL = "engine", "engine_unpruned", "t
 PARTS = ("vision", "prefill", "decode_per_token", "total")
 SCHEMA_VERSION = 1
 
-_SETTLE_SECONDS = 0.1
+SETTLE_SECONDS = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,9 +117,9 @@ def bench(
     if not samples or batch_size < 1 or repeats < 1 or warmup < 0 or max_new_tokens < 1:
         raise InputError("bench needs samples, and batch size, repeats and new tokens of at least 1")
     if unpruned is not None:
-        _check_unpruned(unpruned, bundle)
+        check_unpruned(unpruned, bundle)
     engine = open_target(target)
-    batch = _one_batch(bundle, samples, batch_size)
+    batch = one_batch(bundle, samples, batch_size)
     rungs: dict[str, Runner] = {ENGINE: engine.runner(bundle, options)}
     shares: dict[str, dict[str, float | None]] = {ENGINE: engine.selector_shares(bundle, batch, options)}
     if unpruned is not None:
@@ -134,7 +134,7 @@ def bench(
     for repeat in range(warmup + repeats):
         for name, runner in rungs.items():
             # Thread pools spin for a while after their work; the next rung must not share the cores with them.
-            sleep(_SETTLE_SECONDS)
+            sleep(SETTLE_SECONDS)
             seconds, kv_bytes, kv_lengths = _run_once(runner, batch, max_new_tokens)
             if name not in facts:
                 facts[name] = {
@@ -189,7 +189,7 @@ def bench(
     )
 
 
-def _check_unpruned(unpruned: Bundle, bundle: Bundle) -> None:
+def check_unpruned(unpruned: Bundle, bundle: Bundle) -> None:
     """Raises InputError where the two bundles differ in more than the schedule, or the one drops tokens itself."""
     ours, theirs = bundle.manifest, unpruned.manifest
     if theirs.config_hash != ours.config_hash:
@@ -209,7 +209,7 @@ def _compared_parts(rung: str) -> tuple[str, ...]:
     return tuple(part for part in PARTS if rung != TORCH_ORIGINAL or part not in ("vision", "prefill"))
 
 
-def _one_batch(bundle: Bundle, samples: "Sequence[Sample]", batch_size: int) -> PromptBatch:
+def one_batch(bundle: Bundle, samples: "Sequence[Sample]", batch_size: int) -> PromptBatch:
     """The first `batch_size` samples as one batch, repeated where there are fewer."""
     from vitcop.calibrate.families.registry import family_of
     from vitcop.calibrate.loading import load_config, load_processor

@@ -23,6 +23,9 @@ _MODULES = {
 PACKAGING = ("tensorrt-llm",)
 """Targets that make a package which another program serves: they build, but have no runner."""
 
+NEEDS_BUILDING = ("tensorrt",)
+"""Targets whose runner opens a built engine, not the bundle's own graphs."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EngineInfo:
