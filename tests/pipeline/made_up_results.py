@@ -9,6 +9,7 @@ from typing import Any
 from fake_project import CONFIG
 
 from vitcop.calibrate.calibration import Calibration, CurvePoint, Measured
+from vitcop.calibrate.latency import MEANINGS, CostTable, Trial
 from vitcop.calibrate.losses import Estimate
 from vitcop.calibrate.observe.observation import Observation
 from vitcop.calibrate.schedule import Clusters, Drop, Schedule, VisionStage
@@ -142,6 +143,30 @@ def verified(*, passed: bool = True, answers: bool = True, loss: float = 7.6e-6)
 def benchmark() -> dict[str, Any]:
     """bench.json of four rungs."""
     return json.loads(json.dumps(benched().to_dict()))
+
+
+def cost_table(**changes: Any) -> CostTable:
+    """What `bench --cost-table` measures: two schedules tried, forecast 5 % too high and 1 % too low."""
+    settings = {
+        "model_id": "made-up",
+        "config_hash": "0" * 64,
+        "num_layers": 4,
+        "target": "onnxruntime",
+        "options": {},
+        "dtype": "float32",
+        "rows": 1,
+        "visual_tokens": 16,
+        "text_tokens": 8,
+        "machine": {},
+        "settings": {},
+        "coefficients": dict.fromkeys(MEANINGS, 1e-6),
+        "fit_errors": (0.01,),
+        "trials": (
+            Trial(schedule="@1 8 k_norm-", num_visual=16, text_tokens=8, forecast=0.0105, measured=0.01),
+            Trial(schedule="@2 4 text_query+", num_visual=16, text_tokens=8, forecast=0.0099, measured=0.01),
+        ),
+    }
+    return CostTable(**settings | changes)
 
 
 def benched() -> Bench:

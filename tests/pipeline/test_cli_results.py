@@ -62,6 +62,33 @@ def test_bench(invoke, replaced):
     assert json.loads(invoke("bench", "b", "--data", "d", "--json").stdout)["batch"]["visual_tokens"] == 16
 
 
+def test_bench_cost_table(invoke, replaced):
+    table = made_up_results.cost_table()
+    seen = replaced("cost_table", table)
+    args = ("bench", "b", "--data", "d.jsonl", "--cost-table", "cost.json", "--device", "cuda", "--option", "threads=2")
+    result = invoke(*args, "--trials", "3", "--repeats", "5", "--unpruned", "u")
+    assert result.exit_code == 0 and result.stderr == ""
+    assert seen["args"] == ("b", "d.jsonl", "cost.json") and seen["options"] == {"device": "cuda", "threads": 2}
+    assert (seen["trials"], seen["repeats"], seen["unpruned"], seen["seed"]) == (3, 5, "u", 0)
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["schedule", "ms", "forecast", "error"] and "5.0 %" in lines[1]
+    assert lines[-2] == "error of the forecast: median 3.0 %, worst 5.0 %"
+    assert lines[-1].startswith("measured / forecast from 0.952 to 1.010") and lines[-1].endswith("probability 0.33")
+    assert json.loads(invoke(*args, "--json").stdout) == json.loads(table.to_json())
+
+
+def test_bench_cost_table_takes_no_other_output(invoke, replaced):
+    replaced("cost_table", made_up_results.cost_table())
+    result = invoke("bench", "b", "--data", "d", "--cost-table", "cost.json", "-o", "bench.json")
+    assert result.exit_code == 2 and "--cost-table writes cost.json alone: leave out -o" in result.stderr
+
+
+def test_bench_cost_table_without_trials(invoke, replaced):
+    replaced("cost_table", made_up_results.cost_table(trials=()))
+    result = invoke("bench", "b", "--data", "d", "--cost-table", "cost.json")
+    assert result.exit_code == 0 and result.stdout == "no trials: the error of the forecast is not known\n"
+
+
 def test_generate(invoke, replaced):
     answer = Answer(text="blue", tokens=(5, 2), finished=True, visual_tokens=(16, 8, 2), seconds={"prefill": 0.1})
     seen = replaced("generate", answer)

@@ -1,0 +1,46 @@
+"""Several exports of one model from the same captures."""
+
+from export_cases import ONE_MERGE
+
+from vitcop.calibrate.schedule import Drop, Schedule
+from vitcop.export.bundle import GRAPHS, Bundle
+from vitcop.export.capture import capture_decode, capture_prefill, capture_vision
+from vitcop.export.capture.captures import Captures
+from vitcop.export.compile import export_bundle
+
+
+def test_shared_captures_give_the_graphs_of_single_exports(two_layers, plain, merged, tmp_path, monkeypatch):
+    """A drop first, so that what it did to its copies would show in the next ones."""
+    calls = []
+
+    def counted(name, function):
+        def call(*args, **kwargs):
+            calls.append(name)
+            return function(*args, **kwargs)
+
+        monkeypatch.setattr(f"vitcop.export.compile.{name}", call)
+
+    for function in (capture_vision, capture_prefill, capture_decode):
+        counted(function.__name__, function)
+    captures = Captures()
+    drop = Schedule(num_layers=2, drops=(Drop(layer=1, keep=(1, 4)),))
+    export_bundle(two_layers, drop, tmp_path / "drop", captures=captures)
+    shared = {
+        "merged": Bundle.open(export_bundle(two_layers, ONE_MERGE, tmp_path / "merged", captures=captures)),
+        "plain": Bundle.open(export_bundle(two_layers, plain.bundle.schedule, tmp_path / "plain", captures=captures)),
+    }
+    for name, single in (("merged", merged.bundle), ("plain", plain.bundle)):
+        for part in GRAPHS:
+            assert shared[name].graph(part).read_bytes() == single.graph(part).read_bytes(), f"{name}: {part}"
+    # The vision graph is captured once as it is and once with what scores are made of.
+    assert sorted(calls) == ["capture_decode", "capture_prefill", "capture_vision", "capture_vision"]
+
+
+def test_captures_of_another_model_are_let_go(two_layers, captured):
+    from vitcop.calibrate.checkpoint import Checkpoint
+
+    captures = Captures()
+    first = captures.skeleton(Checkpoint.open(two_layers))
+    assert captures.skeleton(Checkpoint.open(two_layers)) is first
+    assert captures.skeleton(Checkpoint.open(captured.folder)).family.num_layers == 3
+    assert captures.skeleton(Checkpoint.open(two_layers)) is not first
