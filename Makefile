@@ -46,6 +46,7 @@ lint: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/budgets.py
 	$(BIN)/python benchmarks/prefill.py
+	$(BIN)/python benchmarks/latency_forecast.py
 	$(BIN)/python benchmarks/dtypes.py
 	$(BIN)/python benchmarks/export_time.py
 	$(BIN)/python benchmarks/sensitivity.py

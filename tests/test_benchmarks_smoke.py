@@ -1,11 +1,12 @@
-"""The GPU benchmark of a prefill at tiny shapes on whatever device there is, and the arithmetic of its roofline; the
-benchmark of the sensitivity table on a few cells."""
+"""Benchmarks at tiny sizes: what they write, and the arithmetic behind it."""
 
 import json
 import math
 import sys
 from itertools import pairwise
 from pathlib import Path
+from time import perf_counter
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -50,6 +51,33 @@ def test_smoke_run(benchmark, monkeypatch, tmp_path, capsys):
             assert 0 < lower <= row[row["timed"]]["median"] <= upper
             assert all(math.isfinite(row[key]) for key in ("speedup", "roofline_speedup", "flops_speedup", "share"))
             assert row["share"] == pytest.approx(row["speedup"] / row["roofline_speedup"])
+
+
+@pytest.mark.parametrize(("flags", "threads", "clock"), [([], 2, "wall time"), (["--cpu-time"], 1, "processor time")])
+def test_latency_forecast(benchmark, monkeypatch, tmp_path, capsys, flags, threads, clock):
+    """The program around a measurement that is made up: which models, which settings, what is written."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "pipeline"))
+    import latency_forecast as program
+    from made_up_results import cost_table
+
+    seen, engine = [], SimpleNamespace(perf_counter=perf_counter)
+
+    def measured(name, work, arguments):
+        seen.append((name, arguments.threads, arguments.trials))
+        return cost_table()
+
+    monkeypatch.setattr(program, "OUT", tmp_path)
+    monkeypatch.setattr(program, "measure", measured)
+    monkeypatch.setattr(program, "runner", engine)
+    monkeypatch.setattr(sys, "argv", ["latency_forecast.py", "--trials", "9", *flags])
+    program.main()
+    assert seen == [("midsize", threads, 9), ("shapes", threads, 9)]
+    assert (engine.perf_counter is perf_counter) == (not flags)
+    results = json.loads((tmp_path / "latency_forecast.json").read_text())
+    assert results["clock"] == clock and set(results["models"]) == {"midsize", "shapes"}
+    assert len(results["models"]["shapes"]["trials"]) == 2
+    assert results["models"]["shapes"]["errors"]["trials_worst"] == pytest.approx(0.05)
+    assert "error of the forecast: median 3.0 %" in capsys.readouterr().out
 
 
 def test_shapes_of_7b(benchmark):

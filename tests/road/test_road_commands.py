@@ -10,6 +10,9 @@ from road_project import vitcop
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from vitcop.calibrate.latency import DROP_KINDS, CostTable
+from vitcop.calibrate.schedule import Schedule
+
 VERIFY = ("--limit", 4, "--batch-size", 4, "--max-new-tokens", 3, "--no-controls")
 
 
@@ -91,6 +94,27 @@ def test_bench_and_report(project, folder, plain):
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"report": str(folder / "report.html")}
     check_page(folder / "report.html", pictures=True)
+
+
+def test_cost_table_of_the_micro_model(project, plain, tmp_path):
+    """Real exports and real engines; with two repeats of a millisecond the errors say nothing, the rest has to hold."""
+    out = tmp_path / "cost.json"
+    call = ("bench", plain, "--data", project.samples, "--cost-table", out, "--option", "threads=1", "--json")
+    once = ("--model", project.model, "--trials", 1, "--repeats", 2, "--warmup", 1)
+    done = vitcop(*call, *once)
+    assert done.returncode == 0, done.stderr
+    table = CostTable.load(out)
+    assert json.loads(done.stdout) == json.loads(out.read_text()) == json.loads(table.to_json())
+    assert table.num_layers == 2 and table.visual_tokens == 16 and table.options == {"threads": 1}
+    kinds = {name.split(".")[1] for name in table.coefficients if name.startswith("drop.")}
+    assert kinds == set(DROP_KINDS)
+    # The unpruned model's own time is in the middle of what was fitted on, so it is forecast within a factor.
+    (trial,) = table.trials
+    assert 0 < trial.measured < 5 and trial.forecast > 0
+    whole = table.seconds(Schedule(num_layers=2), 16, table.text_tokens)
+    assert 0 < table.layer_seconds(1) * 2 < whole
+    refused = vitcop(*call, "--trials", 1)
+    assert refused.returncode == 2 and "give the original model folder with --model" in refused.stderr
 
 
 def test_report_of_the_run(finished):
