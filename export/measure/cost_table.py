@@ -53,7 +53,7 @@ class Protocol:
     repeats: int
     warmup: int
     seed: int
-    settle: float = SETTLE_SECONDS
+    settle: float
 
 
 def measure_cost_table(
@@ -132,7 +132,7 @@ def measure_cost_table(
         [*probes, *held_out],
         open_probe,
         lambda size: resized(batch, *size, tables),
-        Protocol(repeats=repeats, warmup=warmup, seed=seed),
+        Protocol(repeats=repeats, warmup=warmup, seed=seed, settle=SETTLE_SECONDS),
         progress or NoProgress(),
     )
     fitted = [point for probe in (plain, *probes) for point in timed[probe.name]]

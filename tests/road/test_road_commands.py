@@ -108,7 +108,6 @@ def test_cost_table_of_the_micro_model(project, plain, tmp_path):
     assert table.num_layers == 2 and table.visual_tokens == 16 and table.options == {"threads": 1}
     kinds = {name.split(".")[1] for name in table.coefficients if name.startswith("drop.")}
     assert kinds == set(DROP_KINDS)
-    # The unpruned model's own time is in the middle of what was fitted on, so it is forecast within a factor.
     (trial,) = table.trials
     assert 0 < trial.measured < 5 and trial.forecast > 0
     whole = table.seconds(Schedule(num_layers=2), 16, table.text_tokens)
