@@ -16,6 +16,8 @@ from vitcop.plugins.errors import InputError
 ATTENTION, GRADIENT = "attention", "gradient"
 """The two measures of dependence: on all samples, and on the checked ones."""
 
+RANDOM = Rule(score="random")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
@@ -149,13 +151,17 @@ class Observation:
         matter; the share sees the few that a small budget keeps. A merge is judged by the score that it reads; what its
         clusters do is not in here. Raises InputError for scores that were not observed there.
         """
-        if rule.score == "random":
-            return False
-        random = Rule(score="random")
-        return (
-            self.rank(layer, rule).low > max(0.0, self.rank(layer, random).high)
-            or self.held(layer, rule).low > self.held(layer, random).high
-        )
+        return self.ranks_better(layer, rule) or self.holds_more(layer, rule)
+
+    def ranks_better(self, layer: int, rule: Rule, dependence: str = ATTENTION) -> bool:
+        """The half of `tells` that looks at ranks."""
+        random = self.rank(layer, RANDOM, dependence)
+        return rule.score != "random" and self.rank(layer, rule, dependence).low > max(0.0, random.high)
+
+    def holds_more(self, layer: int, rule: Rule, dependence: str = ATTENTION) -> bool:
+        """The half of `tells` that looks at shares."""
+        random = self.held(layer, RANDOM, dependence)
+        return rule.score != "random" and self.held(layer, rule, dependence).low > random.high
 
     def best(self, layer: int, rules: Sequence[Rule]) -> Rule | None:
         """Of some rules the one whose first ninth holds most, if it tells anything; of equals the first."""

@@ -22,6 +22,16 @@ def vision_rule(layer: int, score: str, order: str = LARGEST) -> Rule:
     return Rule(score="vision_saliency", saliency=score, order=order)
 
 
+def rule_of(name: str, order: str = LARGEST) -> Rule:
+    """The rule that selects by a score of this name: the inverse of `score_name`, of either end."""
+    score, _, detail = name.partition("/")
+    if score == "k_norm":
+        return Rule(head_reduction=detail or "mean_key", order=order)
+    if score == "vision_saliency":
+        return Rule(score=score, saliency=detail or "class_attention", order=order)
+    return Rule(score=score, order=order)
+
+
 def rules_before(layer: int, vision_scores: Sequence[str]) -> list[Rule]:
     """Every rule that selects before a layer by some score, either end, and the controls last."""
     found = [vision_rule(layer, score, order) for score in vision_scores for order in (LARGEST, SMALLEST)]

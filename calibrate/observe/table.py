@@ -2,17 +2,19 @@
 
 from collections.abc import Callable, Sequence
 
-from vitcop.calibrate.choices import AT_INPUT
+from vitcop.calibrate.choices import AT_INPUT, TELLS_NOTHING
 from vitcop.calibrate.observe.interval import Interval
 from vitcop.calibrate.observe.observation import ATTENTION, GRADIENT, Agreement, Observation
-from vitcop.calibrate.observe.score_names import score_name, vision_rule
+from vitcop.calibrate.observe.score_names import LARGEST, SMALLEST, rule_of, score_name, vision_rule
 
 LEGEND = (
     "Rank agreement (Spearman) of each score with what the answer depends on from that layer on, and half its 95 % "
-    "interval: above 0 where large scores matter. Bold: beats random with this sign.",
+    "interval: above 0 where large scores matter. Bold: beats random.",
     "Share of the dependence, in per cent, on the ninth of the tokens of largest / smallest score. Bold: more than "
     "random.",
 )
+
+Cell = Callable[[Agreement], str]
 
 
 def observation_table(observation: Observation, dependence: str = ATTENTION) -> str:
@@ -21,72 +23,49 @@ def observation_table(observation: Observation, dependence: str = ATTENTION) -> 
     Args:
         dependence: "attention" (all samples) or "gradient" (the checked ones).
     """
-    if not observation.agreements:
-        return "No sample has visual tokens, so there is nothing to observe.\n"
+    entries = [item for item in observation.agreements if item.dependence == dependence]
+    if not entries:
+        return "Nothing was observed.\n"
     count = observation.num_checked if dependence == GRADIENT else observation.num
-    checks = {check.layer: check.rank for check in observation.checks}
-    names = _columns(observation, dependence)
+    checks = {check.layer: f"{check.rank.mean:+.2f} ± {_half(check.rank):.2f}" for check in observation.checks}
+    names = columns_of(entries)
     what = f"Dependence by {dependence}, {count} samples (of {observation.num}, about {observation.pictures} pictures)."
 
-    def ranks(layer: int, found: Agreement, random: Agreement) -> str:
-        rank = found.rank
-        beats = max(rank.low, -rank.high) > max(0.0, random.rank.high)
-        return _bold(f"{rank.mean:+.2f}", beats and found is not random) + f" ± {_half(rank):.2f}"
+    def ranks(item: Agreement) -> str:
+        ends = [rule_of(item.score, order) for order in (LARGEST, SMALLEST)]
+        beats = any(observation.ranks_better(item.layer, rule, dependence) for rule in ends)
+        return _bold(f"{item.rank.mean:+.2f}", beats) + f" ± {_half(item.rank):.2f}"
 
-    def shares(layer: int, found: Agreement, random: Agreement) -> str:
-        ends = [
-            _bold(f"{100 * end.mean:.0f}", end.low > random.largest.high and found is not random)
-            for end in (found.largest, found.smallest)
-        ]
-        return " / ".join(ends)
-
-    def check(layer: int) -> str:
-        return f"{checks[layer].mean:+.2f} ± {_half(checks[layer]):.2f}" if layer in checks else ""
-
-    return (
-        "\n\n".join(
-            [
-                what,
-                LEGEND[0],
-                _table(observation, dependence, names, ranks, {"attention ~ gradient": check} if checks else {}),
-                LEGEND[1],
-                _table(observation, dependence, names, shares, {}),
-            ]
+    def shares(item: Agreement) -> str:
+        ends = ((rule_of(item.score, order), getattr(item, order)) for order in (LARGEST, SMALLEST))
+        return " / ".join(
+            _bold(f"{100 * end.mean:.0f}", observation.holds_more(item.layer, rule, dependence)) for rule, end in ends
         )
-        + "\n"
-    )
+
+    parts = (what, LEGEND[0], _table(entries, names, ranks, checks), LEGEND[1], _table(entries, names, shares, {}))
+    return "\n\n".join(parts) + "\n"
 
 
-def _columns(observation: Observation, dependence: str) -> list[str]:
-    """Scores as rules inside the model name them, controls last."""
-    names = dict.fromkeys(_inside(item) for item in observation.agreements if item.dependence == dependence)
-    controls = [name for name in ("uniform", "random") if name in names]
-    return [name for name in names if name not in controls] + controls
+def columns_of(entries: Sequence[Agreement]) -> list[str]:
+    """Names of the scores, as rules inside the model have them; controls last."""
+    names = dict.fromkeys(inside_name(item) for item in entries)
+    return [name for name in names if name not in TELLS_NOTHING] + [name for name in TELLS_NOTHING if name in names]
 
 
-def _inside(item: Agreement) -> str:
-    """The vision stage's own score by the name that it has when carried along."""
-    if item.layer != AT_INPUT or item.score in ("uniform", "random"):
+def inside_name(item: Agreement) -> str:
+    """The name of a score; a vision score at LLM input has the one by which it is carried along later."""
+    if item.layer != AT_INPUT or item.score in TELLS_NOTHING:
         return item.score
-    return score_name(vision_rule(1, item.score))
+    return score_name(vision_rule(AT_INPUT + 1, item.score))
 
 
-def _table(
-    observation: Observation,
-    dependence: str,
-    names: Sequence[str],
-    cell: Callable[[int, Agreement, Agreement], str],
-    more: dict[str, Callable[[int], str]],
-) -> str:
-    lines = ["| before layer | " + " | ".join([*names, *more]) + " |", "|---" * (1 + len(names) + len(more)) + "|"]
-    for layer in observation.layers:
-        entries = {
-            _inside(item): item
-            for item in observation.agreements
-            if item.layer == layer and item.dependence == dependence
-        }
-        cells = [cell(layer, entries[name], entries["random"]) if name in entries else "" for name in names]
-        lines.append(f"| {layer} | " + " | ".join([*cells, *(told(layer) for told in more.values())]) + " |")
+def _table(entries: Sequence[Agreement], names: Sequence[str], cell: Cell, checks: dict[int, str]) -> str:
+    header = ["before layer", *names, *(["attention ~ gradient"] if checks else [])]
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    for layer in sorted({item.layer for item in entries}):
+        found = {inside_name(item): cell(item) for item in entries if item.layer == layer}
+        cells = [str(layer), *(found.get(name, "") for name in names), *([checks.get(layer, "")] if checks else [])]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

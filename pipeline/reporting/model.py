@@ -64,6 +64,27 @@ class Curve:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScoreCell:
+    """One score before one layer: the number as text, and a longer `note`. `sign` is 1 where large scores matter, −1
+    where small ones do, 0 where random does as well; `strength` is 0 for random and about 1 for much."""
+
+    value: str
+    sign: int
+    strength: float
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreGrid:
+    """Scores by layer: for each score its name and a cell for each of the layers, None where it does not exist."""
+
+    title: str
+    unit: str
+    layers: tuple[int, ...]
+    rows: tuple[tuple[str, tuple[ScoreCell | None, ...]], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Staircase:
     """Visual tokens in each decoder layer; `stages` says for each layer group how its tokens were chosen."""
 
@@ -158,6 +179,7 @@ class Report:
     gates: tuple[GateRow, ...] | None = None
     losses: tuple[LossRow, ...] = ()
     curves: tuple[Curve, ...] = ()
+    score_grids: tuple[ScoreGrid, ...] = ()
     staircase: Staircase | None = None
     times: tuple[TimeBar, ...] | None = None
     time_rows: tuple[TimeRow, ...] = ()

@@ -8,6 +8,7 @@ from markupsafe import Markup
 from vitcop.pipeline.reporting.charts import KINDS, PARTS, draw_curve, draw_staircase, draw_times
 from vitcop.pipeline.reporting.model import Report
 from vitcop.pipeline.reporting.numbers import percent, points
+from vitcop.pipeline.reporting.score_grid import draw_score_grid
 from vitcop.pipeline.reporting.svg import mark
 
 _HERE = Path(__file__).parent
@@ -30,6 +31,7 @@ def render(report: Report) -> str:
         verdict={True: "PASSED", False: "FAILED", None: "NOT VERIFIED"}[report.passed],
         verdict_class={True: "ok", False: "bad", None: "none"}[report.passed],
         curves=[(curve, Markup(draw_curve(curve))) for curve in report.curves],
+        grids=[(grid, Markup(draw_score_grid(grid))) for grid in report.score_grids],
         kinds=[(kind, name) for kind, name in KINDS.items() if kind in drawn],
         legend_mark=lambda kind: Markup(mark(kind, 0, 0, f"point k-{kind}")),
         staircase=Markup(draw_staircase(stairs)) if stairs else "",

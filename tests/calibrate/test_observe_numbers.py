@@ -15,7 +15,7 @@ from vitcop.calibrate.observe.key_norms import QUANTILES, norm_rows, summary
 from vitcop.calibrate.observe.observation import Observation
 from vitcop.calibrate.observe.pieces import Observed
 from vitcop.calibrate.observe.ranks import average_ranks, held_share, spearman
-from vitcop.calibrate.observe.score_names import rules_before, score_name, vision_rule
+from vitcop.calibrate.observe.score_names import rule_of, rules_before, score_name, vision_rule
 from vitcop.calibrate.observe.table import observation_table
 from vitcop.plugins.errors import InputError
 
@@ -105,6 +105,7 @@ def piece(first: int, last: int, shift: float = 0.0) -> Observed:
     values["attention/0/class_attention"] = [[0.2 + n, 0.3, 0.1] for n in noise]
     values["attention/0/random"] = [[0.1 + n, 0.3, 0.1] for n in noise]
     values["gradient/1/k_norm"] = [[0.5, 0.2, 0.1]] * sum(checked)
+    values["gradient/1/random"] = [[0.0, 0.1, 0.1]] * sum(checked)
     values["check/1"] = [[0.1 * i] for i, chosen in zip(ids, checked, strict=True) if chosen]
     values["norms/0/mean_key"] = [[4, 1.0 + i, 0.5, 0.0, 3.0, *(0.1,) * len(QUANTILES)] for i in ids]
     values["norms/0/text_query"] = [[0.25]] * len(ids)
@@ -184,6 +185,7 @@ def test_names_do_not_tell_the_order():
         assert len(set(rules)) == len(rules)
         names = [score_name(rule) for rule in rules]
         assert names[-2:] == ["uniform", "random"] and all(names.count(name) == 2 for name in names[:-2])
+        assert [rule_of(name, rule.order) for name, rule in zip(names, rules, strict=True)] == rules
     assert score_name(Rule(op="merge", merge="mean", head_reduction="mean_norm")) == "k_norm/mean_norm"
     assert score_name(vision_rule(0, "key_norm")) == "key_norm"
     assert score_name(vision_rule(2, "key_norm", "smallest")) == "vision_saliency/key_norm"
@@ -197,4 +199,7 @@ def test_table():
     assert "**-0.40** ± 0.0" in rows[0] and "+1.10 ±" in rows[0]
     assert "**40** / 10" in rows[1] and "5 / **30**" in rows[1]
     assert {line.count("|") for line in lines if line.startswith("|")} == {7, 6}
-    assert "no" in observation_table(Observation.of([])).lower()
+    by_gradient = observation_table(Observation.of([piece(0, 24)]), "gradient")
+    assert "12 samples (of 24" in by_gradient and "**+0.50** ± 0.00" in by_gradient
+    assert "text_query" not in by_gradient
+    assert observation_table(Observation.of([])) == "Nothing was observed.\n"

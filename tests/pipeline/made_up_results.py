@@ -11,7 +11,8 @@ from fake_project import CONFIG
 from vitcop.calibrate.calibration import Calibration, CurvePoint, Measured
 from vitcop.calibrate.latency import MEANINGS, CostTable, Trial
 from vitcop.calibrate.losses import Estimate
-from vitcop.calibrate.observe.observation import Observation
+from vitcop.calibrate.observe.interval import Interval
+from vitcop.calibrate.observe.observation import Agreement, Observation
 from vitcop.calibrate.schedule import Clusters, Drop, Schedule, VisionStage
 from vitcop.export.bundle import Architecture, schedule_hash
 from vitcop.export.measure import Bench, GateResult, Verification
@@ -56,6 +57,25 @@ def bundle(folder: Path, schedule: Schedule = SCHEDULE) -> Any:
     return SimpleNamespace(path=folder, schedule=schedule, manifest=manifest)
 
 
+def observation(layers: int = 4) -> Observation:
+    """Small norms matter before layer 1, large ones before layer 2; nothing tells anything later."""
+
+    def agreement(layer: int, score: str, rank: float, largest: float, smallest: float) -> Agreement:
+        spread = (Interval(value, value - 0.02, value + 0.02) for value in (rank, largest, smallest))
+        return Agreement(
+            dependence="attention",
+            layer=layer,
+            score=score,
+            **dict(zip(("rank", "largest", "smallest"), spread, strict=True)),
+        )
+
+    norms = {1: (-0.3, 0.1, 0.4), 2: (0.2, 0.25, 0.05)}
+    entries = [agreement(0, "class_attention", 0.5, 0.5, 0.01)]
+    entries += [agreement(layer, "random", 0.0, 0.11, 0.11) for layer in range(layers)]
+    entries += [agreement(layer, "k_norm", *norms.get(layer, (0.01, 0.11, 0.1))) for layer in range(1, layers)]
+    return Observation(num=96, pictures=26, num_checked=0, agreements=tuple(entries), checks=(), k_norm=())
+
+
 def calibration() -> dict[str, Any]:
     """calibration.json with a curve, finalists and controls."""
 
@@ -86,7 +106,7 @@ def calibration() -> dict[str, Any]:
         samples={name: {"digest": name[0] * 64, "num": 96} for name in ("calibration", "selection")},
         versions=VERSIONS,
         original={"exact": {"mean": 0.82, "error": 0.02, "num": 96}, "cost": {}},
-        observation=Observation.of([]),
+        observation=observation(),
         candidates=(best,),
         selection=(best, measured("x3 @2 text_query+", 1 / 3, 0.79, 0.03), measured("paper", 1 / 3, 0.78, 0.04)),
         chosen=best.name,

@@ -13,6 +13,7 @@ from vitcop.pipeline.reporting.collect import collect
 from vitcop.pipeline.reporting.model import Frame, Overlay
 from vitcop.pipeline.reporting.numbers import points
 from vitcop.pipeline.reporting.page import render
+from vitcop.pipeline.reporting.score_grid import draw_score_grid
 
 VOID = {"meta", "img", "br"}
 
@@ -131,6 +132,8 @@ def test_empty_schedule(page):
 def test_charts_are_sound_xml(tmp_path):
     report = collect(made_up_results.bundle(tmp_path / "b"), results(), overlay_note="-")
     charts = [*map(draw_curve, report.curves), draw_staircase(report.staircase), draw_times(report.times)]
+    charts += map(draw_score_grid, report.score_grids)
+    assert len(charts) == 6
     for chart in charts:
         document = xml.dom.minidom.parseString(chart)
         for node in document.getElementsByTagName("*"):
@@ -149,6 +152,34 @@ def test_the_chosen_schedule_is_on_both_curves(tmp_path):
         kinds = [point.kind for point in curve.points]
         assert kinds.count("chosen") == 1 and kinds.count("candidate") == 1
         assert {"same", "paper", "uniform", "random"} <= set(kinds)
+
+
+def test_scores_that_tell_something_are_told_apart(tmp_path, page):
+    ranks, shares = collect(made_up_results.bundle(tmp_path / "b"), results(), overlay_note="-").score_grids
+    for grid in (ranks, shares):
+        rows = dict(grid.rows)
+        assert list(rows) == ["class attention", "K-norm of mean key", "control: random"]
+        assert [cell and cell.sign for cell in rows["K-norm of mean key"]] == [None, -1, 1, 0]
+        assert [cell and cell.sign for cell in rows["class attention"]] == [1, None, None, None]
+        assert {cell.sign for cell in rows["control: random"]} == {0}
+    drawn = draw_score_grid(ranks)
+    assert "−0.30" in drawn and "tells-small tone-4" in drawn and "tells-large" in drawn and "before layer 1" in drawn
+    assert "which scores tell what" in page().lower() and "smallest first 40.0 %" in page()
+
+
+def test_many_layers_have_no_room_for_numbers(tmp_path):
+    data = made_up_results.calibration() | {"observation": made_up_results.observation(32).to_json()}
+    report = collect(made_up_results.bundle(tmp_path / "b"), results(calibration=data), overlay_note="-")
+    drawn = draw_score_grid(report.score_grids[0])
+    xml.dom.minidom.parseString(drawn)
+    assert ">+0.01<" not in drawn and "+0.010" in drawn and ">30<" in drawn and ">31<" not in drawn
+
+
+def test_nothing_observed_nothing_drawn(page):
+    empty = {"agreements": [], "checks": [], "k_norm": [], "num": 0, "pictures": 0, "num_checked": 0}
+    for data in ({}, empty):
+        html = page(calibration=made_up_results.calibration() | {"observation": data})
+        assert "which scores tell" not in html.lower()
 
 
 def test_one_point_and_no_errors_can_be_drawn(tmp_path):
