@@ -28,7 +28,7 @@ from vitcop.calibrate.loading import load_model
 from vitcop.calibrate.observe.dependence import answer_attention, gradient_times_input, remaining
 from vitcop.calibrate.observe.interval import Interval
 from vitcop.calibrate.observe.observing import observe, picture_key
-from vitcop.calibrate.observe.ranks import held_share, spearman
+from vitcop.calibrate.observe.ranks import first_places, held_share, spearman
 from vitcop.calibrate.observe.scores import first_tokens
 from vitcop.calibrate.observe.table import observation_table
 from vitcop.calibrate.observe.teacher_forcing import Forced, LayerPass, walk
@@ -122,7 +122,7 @@ def of_sample(model, family, batch, tokens) -> dict[int, dict[str, tuple[float, 
         found[layer] = {
             name: (
                 float(spearman(each[layer].numpy(), worth_1V)[0]),
-                float(held_share(each[layer].numpy(), worth_1V, count)[0]),
+                float(held_share(worth_1V, first_places(each[layer].numpy(), count))[0]),
             )
             for name, each in measures.items()
         }

@@ -17,7 +17,7 @@ from vitcop.calibrate.observe.dependence import answer_attention, gradient_times
 from vitcop.calibrate.observe.key_norms import norm_rows
 from vitcop.calibrate.observe.observation import ATTENTION, GRADIENT, Observation
 from vitcop.calibrate.observe.pieces import DIGITS, Observed
-from vitcop.calibrate.observe.ranks import average_ranks, held_share, rank_agreement, spearman
+from vitcop.calibrate.observe.ranks import average_ranks, first_places, held_share, rank_agreement, spearman
 from vitcop.calibrate.observe.score_names import score_name
 from vitcop.calibrate.observe.scores import first_tokens, layer_scores, named_before, steady_scores
 from vitcop.calibrate.observe.teacher_forcing import Forced, LayerPass, walk
@@ -36,18 +36,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Draw:
-    """One score [B,V] on the host, and its ranks."""
+    """One score on the host: values and ranks [B,V], and the ninth of the tokens of largest and smallest score [B,K].
+    Sorted once, since most scores are held against every layer."""
 
     values: np.ndarray
     ranks: np.ndarray
+    largest: np.ndarray
+    smallest: np.ndarray
 
     @classmethod
     def of(cls, scores_BV: torch.Tensor) -> "_Draw":
         values = scores_BV.cpu().numpy()
-        return cls(values, average_ranks(values))
+        count = first_tokens(values.shape[1])
+        return cls(values, average_ranks(values), first_places(values, count), first_places(-values, count))
 
     def rows(self, rows: list[int]) -> "_Draw":
-        return _Draw(self.values[rows], self.ranks[rows])
+        return _Draw(self.values[rows], self.ranks[rows], self.largest[rows], self.smallest[rows])
+
+    def against(self, dependence_BV: np.ndarray, ranks_BV: np.ndarray) -> np.ndarray:
+        """fp64 [B,3]: rank agreement, and the shares of the dependence on both ninths."""
+        shares = (held_share(dependence_BV, places) for places in (self.largest, self.smallest))
+        return np.stack([rank_agreement(self.ranks, ranks_BV), *shares], axis=1)
 
 
 _Scores = dict[str, list[_Draw]]
@@ -165,20 +174,9 @@ def _compared(kind: str, dependence_LBV: np.ndarray, scores: list[_Scores]) -> d
     """Every score of every drop point against what the answer depends on from there on."""
     values = {}
     for i, (dependence_BV, layer) in enumerate(zip(dependence_LBV, scores, strict=True)):
-        ranks_BV, count = average_ranks(dependence_BV), first_tokens(dependence_BV.shape[1])
-        weights_BV = dependence_BV.astype(np.float64)
+        ranks_BV = average_ranks(dependence_BV)
         for name, draws in layer.items():
-            columns_RB3 = [
-                np.stack(
-                    [
-                        rank_agreement(draw.ranks, ranks_BV),
-                        held_share(draw.values, weights_BV, count),
-                        held_share(-draw.values, weights_BV, count),
-                    ],
-                    axis=1,
-                )
-                for draw in draws
-            ]
+            columns_RB3 = [draw.against(dependence_BV, ranks_BV) for draw in draws]
             values[f"{kind}/{i}/{name}"] = _rounded(np.mean(columns_RB3, axis=0))
     return values
 

@@ -36,10 +36,15 @@ def spearman(a_BV: np.ndarray, b_BV: np.ndarray) -> np.ndarray:
     return rank_agreement(average_ranks(a_BV), average_ranks(b_BV))
 
 
-def held_share(scores_BV: np.ndarray, weights_BV: np.ndarray, count: int) -> np.ndarray:
-    """Share of the weights (at least 0) that lie on the `count` tokens of largest score, equals by lowest index as in
-    a selection: fp64 [B]; count / V where all weights are 0."""
-    first_BK = np.argsort(-scores_BV, axis=1, kind="stable")[:, :count]
-    held_B, all_B = np.take_along_axis(weights_BV, first_BK, axis=1).sum(axis=1), weights_BV.sum(axis=1)
+def first_places(scores_BV: np.ndarray, count: int) -> np.ndarray:
+    """The `count` tokens of largest score, equals by lowest index as in a selection: int64 [B,count]."""
+    return np.argsort(-scores_BV, axis=1, kind="stable")[:, :count]
+
+
+def held_share(weights_BV: np.ndarray, places_BK: np.ndarray) -> np.ndarray:
+    """Share of the weights (at least 0) that lies on these tokens: fp64 [B]; K / V where all weights are 0."""
+    weights_BV = weights_BV.astype(np.float64)
+    held_B, all_B = np.take_along_axis(weights_BV, places_BK, axis=1).sum(axis=1), weights_BV.sum(axis=1)
     some_B = all_B > 0
-    return np.where(some_B, held_B, count / max(1, weights_BV.shape[1])) / np.where(some_B, all_B, 1.0)
+    even = places_BK.shape[1] / max(1, weights_BV.shape[1])
+    return np.where(some_B, held_B, even) / np.where(some_B, all_B, 1.0)

@@ -14,7 +14,7 @@ from vitcop.calibrate.observe.interval import Interval
 from vitcop.calibrate.observe.key_norms import QUANTILES, norm_rows, summary
 from vitcop.calibrate.observe.observation import Observation
 from vitcop.calibrate.observe.pieces import Observed
-from vitcop.calibrate.observe.ranks import average_ranks, held_share, spearman
+from vitcop.calibrate.observe.ranks import average_ranks, first_places, held_share, spearman
 from vitcop.calibrate.observe.score_names import rule_of, rules_before, score_name, vision_rule
 from vitcop.calibrate.observe.table import observation_table
 from vitcop.plugins.errors import InputError
@@ -54,8 +54,9 @@ def test_a_score_agrees_with_itself():
 def test_held_share_takes_equals_by_index():
     weights = np.array([[1.0, 2.0, 3.0, 4.0], [0.0] * 4])
     scores = np.array([[7.0, 7.0, 7.0, 1.0], [1.0, 2.0, 3.0, 4.0]])
-    assert held_share(scores, weights, 2).tolist() == [0.3, 0.5]
-    assert held_share(-scores, weights, 2).tolist() == [0.5, 0.5]
+    assert first_places(scores, 2).tolist() == [[0, 1], [3, 2]]
+    assert held_share(weights, first_places(scores, 2)).tolist() == [0.3, 0.5]
+    assert held_share(weights, first_places(-scores, 2)).tolist() == [0.5, 0.5]
 
 
 def test_interval_of_single_samples_is_students():
