@@ -14,7 +14,7 @@ NAMES = {
     "vision_saliency/mean_query": "mean query",
     "vision_saliency/key_norm": "vision key norm",
     "vision_saliency/key_diversity": "key diversity",
-    "k_norm": "K-norm of mean key",
+    "k_norm": "K-norm",
     "k_norm/mean_norm": "mean K-norm",
     "text_query": "last text query",
     "uniform": "control: uniform",
@@ -22,7 +22,7 @@ NAMES = {
 }
 """Scores as the page calls them."""
 
-LEFT, RIGHT, ROW, BOTTOM = 134, 4, 26, 42
+LEFT, RIGHT, ROW, BOTTOM = 126, 4, 26, 42
 TONES = 5
 WIDE = 34
 """Least width of a cell that has its number written into it."""
@@ -77,7 +77,8 @@ def _rank_cell(observation: "Observation", item: "Agreement") -> ScoreCell:
             sign = value
     rank = item.rank
     return ScoreCell(
-        value=f"{rank.mean:+.2f}".replace("-", "−"),
+        # Short, since there may be many layers: .33, −.10.
+        value=f"{rank.mean:.2f}".replace("-", "−").replace("0.", ".", 1),
         sign=sign,
         strength=abs(rank.mean) / 0.4,
         note=f"{rank.mean:+.3f} (95 %: {rank.low:+.3f} to {rank.high:+.3f})".replace("-", "−"),

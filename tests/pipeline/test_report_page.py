@@ -158,12 +158,12 @@ def test_scores_that_tell_something_are_told_apart(tmp_path, page):
     ranks, shares = collect(made_up_results.bundle(tmp_path / "b"), results(), overlay_note="-").score_grids
     for grid in (ranks, shares):
         rows = dict(grid.rows)
-        assert list(rows) == ["class attention", "K-norm of mean key", "control: random"]
-        assert [cell and cell.sign for cell in rows["K-norm of mean key"]] == [None, -1, 1, 0]
+        assert list(rows) == ["class attention", "K-norm", "control: random"]
+        assert [cell and cell.sign for cell in rows["K-norm"]] == [None, -1, 1, 0]
         assert [cell and cell.sign for cell in rows["class attention"]] == [1, None, None, None]
         assert {cell.sign for cell in rows["control: random"]} == {0}
     drawn = draw_score_grid(ranks)
-    assert "−0.30" in drawn and "tells-small tone-4" in drawn and "tells-large" in drawn and "before layer 1" in drawn
+    assert ">−.30<" in drawn and "tells-small tone-4" in drawn and "tells-large" in drawn and "before layer 1" in drawn
     assert "which scores tell what" in page().lower() and "smallest first 40.0 %" in page()
 
 
@@ -172,7 +172,7 @@ def test_many_layers_have_no_room_for_numbers(tmp_path):
     report = collect(made_up_results.bundle(tmp_path / "b"), results(calibration=data), overlay_note="-")
     drawn = draw_score_grid(report.score_grids[0])
     xml.dom.minidom.parseString(drawn)
-    assert ">+0.01<" not in drawn and "+0.010" in drawn and ">30<" in drawn and ">31<" not in drawn
+    assert ">.01<" not in drawn and "+0.010" in drawn and ">30<" in drawn and ">31<" not in drawn
 
 
 def test_nothing_observed_nothing_drawn(page):
