@@ -4,7 +4,8 @@ Shape letters: B batch, X tokens of prompt and answer, T answer tokens, V visual
 key-value heads, D head dim, L decoder layers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -53,7 +54,7 @@ def gradient_times_input(model: Any, family: "Family", forced: Forced, planes: S
     so by Euler's theorem the plain sum is about zero for every token. Features that the first layers add later on
     (DeepStack) are not counted to earlier layers.
     """
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad(), _frozen(model):
         hidden: list[torch.Tensor] = []
         # Vision outputs are inference tensors, which no graph may hold; their copies may.
         free = [plane.clone() for plane in planes]
@@ -67,3 +68,16 @@ def gradient_times_input(model: Any, family: "Family", forced: Forced, planes: S
             for gradient, entered in zip(gradients, hidden, strict=True)
         ]
         return torch.stack(parts).squeeze(-1)
+
+
+@contextmanager
+def _frozen(model: Any) -> Iterator[None]:
+    """No parameter wants a gradient inside, so that linear layers need not remember what they were given."""
+    wanting = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in wanting:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in wanting:
+            parameter.requires_grad_(True)

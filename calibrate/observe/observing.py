@@ -28,7 +28,7 @@ from vitcop.calibrate.store import Store, key_of
 from vitcop.calibrate.targets import Target
 from vitcop.calibrate.vision_stage import VisionCache, run_vision
 from vitcop.plugins import ops
-from vitcop.plugins.errors import InputError
+from vitcop.plugins.errors import InputError, MissingError
 
 if TYPE_CHECKING:
     from vitcop.calibrate.families import Family
@@ -81,10 +81,13 @@ def observe(
     """Observe a sample set, part by part; finished parts are kept in `store`.
 
     Args:
+        vision: as the evaluator's, so that the tower does not run again.
         parts: prepared batches and the original's answers (`Evaluator.part`).
-        check_share: share of the samples, in [0, 1], for which gradients check the attention. One sample at a time: it
-            takes the memory of a training step of one prompt.
+        check_share: share of the samples, in [0, 1], for which gradients check the attention; one at a time, since each
+            takes the memory of a whole backward pass.
         base: what a result depends on beside samples and settings (weights, versions, precision); JSON.
+
+    Raises MissingError where the device has too little memory for the check.
     """
     store, progress = store or Store(None), progress or NoProgress()
     if not 0 <= check_share <= 1:
@@ -149,15 +152,17 @@ def _observe_batch(
         steady, blind = map(_on_host, steady_scores(output, family.vision_scores, list(map(_seed, samples))))
         attention_LBV = remaining(torch.stack(attention)).cpu().numpy()
     scores = [named_before(i, steady) | blind | (inside[i - 1] if i else {}) for i in range(len(inside))]
-    checked = [_is_checked(sample, check_share) for sample in samples]
-    rows = [row for row, chosen in enumerate(checked) if chosen]
     values = _compared(ATTENTION, attention_LBV, scores) | norms
+    gradients = {
+        row: _gradient(model, family, forced.row(row), [plane[row : row + 1] for plane in output.planes], sample)
+        for row, sample in enumerate(samples)
+        if _is_checked(sample, check_share)
+    }
+    # In half precision a gradient may overflow: that sample is not checked then.
+    gradients = {row: gradient_LV for row, gradient_LV in gradients.items() if np.isfinite(gradient_LV).all()}
+    rows = list(gradients)
     if rows:
-        one_by_one = [
-            gradient_times_input(model, family, forced.row(row), [plane[row : row + 1] for plane in output.planes])
-            for row in rows
-        ]
-        gradient_LBV = torch.cat(one_by_one, dim=1).cpu().numpy()
+        gradient_LBV = np.stack(list(gradients.values()), axis=1)
         chosen = [{name: [draw.rows(rows) for draw in draws] for name, draws in layer.items()} for layer in scores]
         values |= _compared(GRADIENT, gradient_LBV, chosen)
         for i, (cheap, check) in enumerate(zip(attention_LBV, gradient_LBV, strict=True)):
@@ -165,9 +170,20 @@ def _observe_batch(
     return Observed(
         ids=tuple(sample.id for sample in samples),
         pictures=tuple(picture_key(sample) for sample in samples),
-        checked=tuple(checked),
+        checked=tuple(row in gradients for row in range(len(samples))),
         values=values,
     )
+
+
+def _gradient(model: Any, family: "Family", forced: Forced, planes: list[torch.Tensor], sample: Sample) -> np.ndarray:
+    """[L,V], of one sample."""
+    try:
+        return gradient_times_input(model, family, forced, planes)[:, 0].cpu().numpy()
+    except torch.OutOfMemoryError:
+        raise MissingError(
+            f"sample {sample.id}: gradients of its prompt do not fit into the device's memory; set check_share to 0 to "
+            "calibrate without this check"
+        ) from None
 
 
 def _compared(kind: str, dependence_LBV: np.ndarray, scores: list[_Scores]) -> dict[str, list[list[float]]]:

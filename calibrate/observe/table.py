@@ -27,14 +27,14 @@ def observation_table(observation: Observation, dependence: str = ATTENTION) -> 
     if not entries:
         return "Nothing was observed.\n"
     count = observation.num_checked if dependence == GRADIENT else observation.num
-    checks = {check.layer: f"{check.rank.mean:+.2f} ± {_half(check.rank):.2f}" for check in observation.checks}
+    checks = {check.layer: f"{_signed(check.rank.mean)} ± {_half(check.rank):.2f}" for check in observation.checks}
     names = columns_of(entries)
     what = f"Dependence by {dependence}, {count} samples (of {observation.num}, about {observation.pictures} pictures)."
 
     def ranks(item: Agreement) -> str:
         ends = [rule_of(item.score, order) for order in (LARGEST, SMALLEST)]
         beats = any(observation.ranks_better(item.layer, rule, dependence) for rule in ends)
-        return _bold(f"{item.rank.mean:+.2f}", beats) + f" ± {_half(item.rank):.2f}"
+        return _bold(_signed(item.rank.mean), beats) + f" ± {_half(item.rank):.2f}"
 
     def shares(item: Agreement) -> str:
         ends = ((rule_of(item.score, order), getattr(item, order)) for order in (LARGEST, SMALLEST))
@@ -67,6 +67,11 @@ def _table(entries: Sequence[Agreement], names: Sequence[str], cell: Cell, check
         cells = [str(layer), *(found.get(name, "") for name in names), *([checks.get(layer, "")] if checks else [])]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _signed(value: float) -> str:
+    """Never −0.00."""
+    return f"{round(value, 2) + 0.0:+.2f}"
 
 
 def _half(interval: Interval) -> float:

@@ -180,6 +180,7 @@ class Report:
     losses: tuple[LossRow, ...] = ()
     curves: tuple[Curve, ...] = ()
     score_grids: tuple[ScoreGrid, ...] = ()
+    score_note: str = ""
     staircase: Staircase | None = None
     times: tuple[TimeBar, ...] | None = None
     time_rows: tuple[TimeRow, ...] = ()

@@ -53,6 +53,18 @@ def score_grids(calibration: Mapping[str, Any] | None) -> tuple[ScoreGrid, ...]:
     )
 
 
+def score_note(calibration: Mapping[str, Any] | None) -> str:
+    """How far the attention that the charts rest on agrees with its check; empty where it was not checked."""
+    observation = (calibration or {}).get("observation") or {}
+    means = [check["rank"]["mean"] for check in observation.get("checks", ())]
+    if not means:
+        return ""
+    return (
+        f"Attention ranks the tokens as gradient × input does with a correlation of {min(means):.2f} to "
+        f"{max(means):.2f}, layer by layer, on {observation['num_checked']} of the {observation['num']} samples."
+    )
+
+
 def _grid(
     observation: "Observation", cell: "Callable[[Observation, Agreement], ScoreCell]", *, title: str, unit: str
 ) -> ScoreGrid:
@@ -78,7 +90,7 @@ def _rank_cell(observation: "Observation", item: "Agreement") -> ScoreCell:
     rank = item.rank
     return ScoreCell(
         # Short, since there may be many layers: .33, −.10.
-        value=f"{rank.mean:.2f}".replace("-", "−").replace("0.", ".", 1),
+        value=f"{round(rank.mean, 2) + 0.0:.2f}".replace("-", "−").replace("0.", ".", 1),
         sign=sign,
         strength=abs(rank.mean) / 0.4,
         note=f"{rank.mean:+.3f} (95 %: {rank.low:+.3f} to {rank.high:+.3f})".replace("-", "−"),

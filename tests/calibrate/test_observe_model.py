@@ -14,6 +14,7 @@ from vitcop.calibrate.evaluation import Evaluator
 from vitcop.calibrate.generation import teacher_forced
 from vitcop.calibrate.observe import observing
 from vitcop.calibrate.observe.dependence import answer_attention, gradient_times_input, remaining
+from vitcop.calibrate.observe.observation import Observation
 from vitcop.calibrate.observe.observing import observe, observe_part, picture_key
 from vitcop.calibrate.observe.score_names import score_name, vision_rule
 from vitcop.calibrate.observe.scores import layer_scores, steady_scores
@@ -23,7 +24,7 @@ from vitcop.calibrate.schedule import Drop, Schedule, VisionStage
 from vitcop.calibrate.scheduled import OriginalRunner, ScheduledRunner
 from vitcop.calibrate.store import Store
 from vitcop.calibrate.vision_stage import VisionCache, run_vision
-from vitcop.plugins.errors import InputError
+from vitcop.plugins.errors import InputError, MissingError
 
 ANSWERS = [np.array(tokens) for tokens in ([7, 9, 2], [11], [8, 2], [6, 12, 13])]
 
@@ -167,7 +168,7 @@ def test_gradients_do_not_depend_on_the_batch(tiny, singles, forced, planes):
         np.testing.assert_allclose(padded[:, 0], together[:, row], rtol=1e-3, atol=1e-6)
         np.testing.assert_allclose(alone[:, 0], together[:, row], rtol=1e-3, atol=1e-6)
     assert (together > 0).all()
-    assert all(parameter.grad is None for parameter in tiny.model.parameters())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in tiny.model.parameters())
 
 
 def test_gradients_within_inference_mode(tiny, forced, planes):
@@ -247,6 +248,37 @@ def test_text_alone_is_left_out_and_pictures_are_known(tiny, mixed, samples):
     assert picture_key(mixed[-1]) == picture_key(samples[0]) != picture_key(samples[1])
     text = observe_part(tiny.model, tiny.family, judge.vision, judge.part(mixed[:2]))
     assert text.ids == () and text.values == {}
+
+
+def test_a_gradient_that_overflows_checks_nothing(tiny, samples, monkeypatch):
+    judge = evaluator(tiny)
+    part = judge.part(samples)
+    whole = observe_part(tiny.model, tiny.family, judge.vision, part, check_share=1.0)
+    assert all(whole.checked)
+    calls = []
+
+    def overflows(*args):
+        calls.append(args)
+        found = gradient_times_input(*args)
+        return found * torch.nan if len(calls) in (2, 5) else found
+
+    monkeypatch.setattr(observing, "gradient_times_input", overflows)
+    some = observe_part(tiny.model, tiny.family, judge.vision, part, check_share=1.0)
+    assert [i for i, checked in enumerate(some.checked) if not checked] == [1, 4]
+    left = [entry for i, entry in enumerate(whole.values["gradient/2/k_norm"]) if i not in (1, 4)]
+    assert some.values["gradient/2/k_norm"] == left
+    assert "NaN" not in json.dumps(some.to_json()) and Observation.of([some]).num_checked == len(left)
+
+
+def test_too_little_memory_is_said(tiny, samples, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(observing, "gradient_times_input", full)
+    judge = evaluator(tiny)
+    with pytest.raises(MissingError, match="do not fit into the device's memory; set check_share to 0"):
+        observe_part(tiny.model, tiny.family, judge.vision, judge.part(samples), check_share=1.0)
+    assert observe_part(tiny.model, tiny.family, judge.vision, judge.part(samples), check_share=0.0).ids
 
 
 def test_parts_join_to_one_pass(tiny, mixed):

@@ -12,7 +12,7 @@ from vitcop.calibrate.calibration import Calibration, CurvePoint, Measured
 from vitcop.calibrate.latency import MEANINGS, CostTable, Trial
 from vitcop.calibrate.losses import Estimate
 from vitcop.calibrate.observe.interval import Interval
-from vitcop.calibrate.observe.observation import Agreement, Observation
+from vitcop.calibrate.observe.observation import Agreement, Check, Observation
 from vitcop.calibrate.schedule import Clusters, Drop, Schedule, VisionStage
 from vitcop.export.bundle import Architecture, schedule_hash
 from vitcop.export.measure import Bench, GateResult, Verification
@@ -73,7 +73,8 @@ def observation(layers: int = 4) -> Observation:
     entries = [agreement(0, "class_attention", 0.5, 0.5, 0.01)]
     entries += [agreement(layer, "random", 0.0, 0.11, 0.11) for layer in range(layers)]
     entries += [agreement(layer, "k_norm", *norms.get(layer, (0.01, 0.11, 0.1))) for layer in range(1, layers)]
-    return Observation(num=96, pictures=26, num_checked=0, agreements=tuple(entries), checks=(), k_norm=())
+    checks = tuple(Check(layer=layer, rank=Interval(0.5 + 0.05 * layer, 0.4, 0.8)) for layer in range(layers))
+    return Observation(num=96, pictures=26, num_checked=18, agreements=tuple(entries), checks=checks, k_norm=())
 
 
 def calibration() -> dict[str, Any]:

@@ -165,6 +165,7 @@ def test_scores_that_tell_something_are_told_apart(tmp_path, page):
     drawn = draw_score_grid(ranks)
     assert ">−.30<" in drawn and "tells-small tone-4" in drawn and "tells-large" in drawn and "before layer 1" in drawn
     assert "which scores tell what" in page().lower() and "smallest first 40.0 %" in page()
+    assert "with a correlation of 0.50 to 0.65, layer by layer, on 18 of the 96 samples" in page()
 
 
 def test_many_layers_have_no_room_for_numbers(tmp_path):
