@@ -1,4 +1,6 @@
 """Benchmarks at tiny sizes: what they write, and the arithmetic behind it."""
+"""Benchmarks at tiny shapes: a prefill on whatever device there is, the arithmetic of its roofline, and what budgets
+cost in quality."""
 
 import json
 import math
@@ -10,14 +12,18 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny_models import build_tiny_llava
 
 from vitcop.calibrate.cost import DecoderShape, prefill_cost
+from vitcop.calibrate.evaluation import Evaluator
 from vitcop.calibrate.families import family_of
 from vitcop.calibrate.original import cache_bytes
 from vitcop.calibrate.presets import preset
+from vitcop.calibrate.schedule import Schedule, VisionStage
 from vitcop.calibrate.scheduled import ScheduledRunner
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+ONE_TOKEN = VisionStage(keep=(1, 8))
 NAMES = ("none", "paper-1/3", "paper-2/9", "paper-1/9")
 
 
@@ -166,3 +172,63 @@ def test_sensitivity_says_when_numbers_differ(monkeypatch, tmp_path):
     with pytest.raises(AssertionError, match="the forms differ"):
         program.main()
     assert not list(tmp_path.iterdir())
+@pytest.fixture
+def quality(monkeypatch, tmp_path):
+    """The program, with a tiny model and its samples, and the arguments that name them."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "calibrate"))
+    import exhaustive
+    import quality
+    from made_samples import write_samples
+
+    model = build_tiny_llava(tmp_path / "model")
+    for name, num, seed in (("calibration", 8, 1), ("selection", 6, 2), ("evaluation", 22, 3)):
+        write_samples(tmp_path, num, seed, name)
+    for rule, schedule in (("1/3", preset("paper-1/3", 4, 16)), ("0.1", Schedule(num_layers=4, vision=ONE_TOKEN))):
+        (tmp_path / f"{rule.replace('/', '-')}.json").write_text(schedule.to_json())
+    monkeypatch.setattr(quality, "OUT", tmp_path / "results")
+    monkeypatch.setattr(exhaustive, "INPUT_SHARES", (1.5,))
+    given = ["--model", str(model), "--data", str(tmp_path), "--store", str(tmp_path / "store")]
+    given += ["--budgets", "1/3", "0.1", "--docs", str(tmp_path / "results.md"), "--schedule"]
+    given += [f"1/3={tmp_path / '1-3.json'}", f"0.1={tmp_path / '0.1.json'}"]
+
+    def run(*more):
+        monkeypatch.setattr(sys, "argv", ["quality.py", *given, *more])
+        quality.main()
+        return json.loads((tmp_path / "results" / "quality.json").read_text())
+
+    return run
+
+
+def test_quality_smoke_run(quality, tmp_path, capsys, monkeypatch):
+    (tmp_path / "results.md").write_text("before\n<!-- quality: begin -->\nold\n<!-- quality: end -->\nbehind\n")
+    found = quality("--write-docs", "--exhaustive", "1/3")
+    at_third, at_tenth = (found["budgets"][name]["methods"] for name in ("1/3", "0.1"))
+    assert at_tenth["fastv"] is at_tenth["pyramiddrop"] is None and at_tenth["visionzip"] is not None
+    assert found["average"]["pyramiddrop"]["budgets"] == 1 and found["average"]["visionzip"]["budgets"] == 2
+    for wanted, methods in ((1 / 3, at_third), (0.1, at_tenth)):
+        for cells in filter(None, methods.values()):
+            assert abs(cells["budget"] - wanted) * 16 <= 1
+            assert cells["budget"] == pytest.approx(sum(cells["layer_counts"]) / 4 / 16)
+            against = cells["against_ours"]["kl"]
+            assert against["difference"] == pytest.approx(cells["kl"]["mean"] - methods["calibrated"]["kl"]["mean"])
+            assert against["low"] <= against["difference"] <= against["high"] and against["num_clusters"] == 22
+    assert at_third["calibrated"]["kl"] == at_third["paper preset"]["kl"], "the schedule given is the preset"
+    assert found["budgets"]["1/3"]["share_of_paper"] == {"share": 1.0, "low": 1.0, "high": 1.0}
+    grid = found["exhaustive"]["1/3"]
+    kl = [item["kl"]["mean"] for item in grid["finalists"]]
+    assert kl == sorted(kl) and kl[0] == pytest.approx(grid["selection"]["best"]["kl"]["mean"])
+    assert grid["num_tried"] >= len(kl) == 12
+    printed, docs = capsys.readouterr().out, (tmp_path / "results.md").read_text()
+    assert "n/a" in printed and "of a coarse grid" in printed
+    assert docs.startswith("before\n<!-- quality: begin -->\n22 questions about 22 images") and "old" not in docs
+    assert docs.endswith("\n<!-- quality: end -->\nbehind\n") and docs.count("| visionzip |") == 3
+
+    monkeypatch.setattr(Evaluator, "_measure_batch", lambda *_: pytest.fail("measured again"))
+    assert quality("--exhaustive", "1/3") == found
+
+
+def test_quality_says_where_its_table_goes(quality, tmp_path):
+    (tmp_path / "results.md").write_text("no markers")
+    with pytest.raises(SystemExit, match="quality: begin"):
+        quality("--write-docs")
