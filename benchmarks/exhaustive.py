@@ -29,11 +29,10 @@ FIRST = (
     Rule(score="k_norm", order="largest"),
     Rule(score="vision_saliency", order="largest"),
 )
-SECOND = (
-    Rule(score="text_query", order="largest"),
-    Rule(score="k_norm", order="smallest"),
-    Rule(score="k_norm", order="largest"),
-)
+SECOND = (Rule(score="text_query", order="largest"), Rule(score="k_norm", order="smallest"))
+BATCH_SIZE = 96
+"""Thousands of small measurements: time goes by the call, not by the prompt."""
+
 SURVIVORS, FINALISTS = 0.25, 12
 """Share that goes on from each rung on the calibration set; how many are measured on the selection set."""
 

@@ -49,6 +49,8 @@ PART = 96
 def main() -> None:
     """Print the tables, write quality.json and, where asked for, the table of the docs."""
     arguments = parse(sys.argv[1:])
+    if arguments.write_docs:
+        quality_tables.split_docs(arguments.docs)  # Before an hour of measuring, not behind it.
     store = arguments.store and arguments.store / key_of(stage_version())
     sets = sample_sets(arguments)
     bench = Bench(arguments, sets, store)
@@ -110,15 +112,20 @@ class Bench:
         self.sets, self.store, self.seed = sets, store, arguments.seed
         self.checkpoint = Checkpoint.open(arguments.model)
         model, processor, self.family = load_model(self.checkpoint)
-        self.evaluator = Evaluator(
-            model,
-            processor,
-            self.family,
-            eos_ids=self.checkpoint.eos_ids,
-            base=[self.checkpoint.fingerprint(), processor_digest(self.checkpoint.path), stage_version()],
-            settings=CalibrationSettings(),
-            store=Store(store),
-        )
+
+        def evaluator(batch_size: int) -> Evaluator:
+            return Evaluator(
+                model,
+                processor,
+                self.family,
+                eos_ids=self.checkpoint.eos_ids,
+                base=[self.checkpoint.fingerprint(), processor_digest(self.checkpoint.path), stage_version()],
+                settings=CalibrationSettings(batch_size=batch_size),
+                store=Store(store),
+            )
+
+        self.evaluator = evaluator(CalibrationSettings.batch_size)
+        self.grid_evaluator = evaluator(exhaustive.BATCH_SIZE)
         self.clusters = clusters_by_id(sets["evaluation"])
         say("evaluation: the original's answers")
         self.parts = self._parts(sets["evaluation"])
@@ -201,9 +208,9 @@ class Bench:
         order = list(self.sets["calibration"])
         random.Random(self.seed).shuffle(order)
         cuts = [0, *sorted({-(-len(order) // 4), -(-len(order) // 2), len(order)})]
-        rungs = [self.evaluator.part(order[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
+        rungs = [self.grid_evaluator.part(order[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
         selection = self._parts(self.sets["selection"])
-        found = exhaustive.best_of(schedules, self.evaluator, rungs, selection, say)
+        found = exhaustive.best_of(schedules, self.grid_evaluator, rungs, selection, say)
         methods = methods_at(share(name), found.best, self.evaluator, self.num_visual, self.seed)
         tables: dict[str, Any] = {}
         for split, parts in (("selection", selection), ("evaluation", self.parts)):

@@ -6,7 +6,7 @@ from typing import Any
 
 from vitcop.calibrate.evaluation import Evaluator, Losses, Part
 from vitcop.calibrate.presets import controls, paper_schedule
-from vitcop.calibrate.rivals import RIVALS
+from vitcop.calibrate.rivals import RIVALS, Rival, VisionZip
 from vitcop.calibrate.runner import Runner
 from vitcop.calibrate.schedule import Schedule, VisionStage
 from vitcop.calibrate.scheduled import ScheduledRunner
@@ -16,7 +16,8 @@ OURS, PAPER = "calibrated", "paper preset"
 AT_INPUT = " at input"
 """Marks a control that keeps one number of tokens from the first layer on; the others drop where ours drops."""
 
-METHODS = (OURS, PAPER, *RIVALS, "uniform", "random", "uniform" + AT_INPUT, "random" + AT_INPUT)
+OTHERS: dict[str, Rival] = {**RIVALS, "visionzip, sum": VisionZip("sum")}
+METHODS = (OURS, PAPER, *OTHERS, "uniform", "random", "uniform" + AT_INPUT, "random" + AT_INPUT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ def methods_at(
         found[PAPER] = _of_schedule(PAPER, preset, evaluator, num_visual)
     except InputError:
         found[PAPER] = None
-    for name, rival in RIVALS.items():
+    for name, rival in OTHERS.items():
         counts = rival.layer_counts(num_layers, num_visual, budget)
         runner = rival.runner(evaluator.model, family, evaluator.vision, budget=budget, num_visual=num_visual)
         key = rival.key(num_layers, num_visual, budget)

@@ -139,13 +139,18 @@ def markdown(result: Mapping[str, Any]) -> str:
     return "\n".join([*found, ""])
 
 
-def write_docs(file: Path, table: str) -> None:
-    """Put the table between its markers; a file that is not there is begun."""
+def split_docs(file: Path) -> tuple[str, str]:
+    """What stands before and behind the table of a document; a file that is not there is begun."""
     text = file.read_text(encoding="utf-8") if file.is_file() else f"# Results\n\n{BEGIN}\n{END}\n"
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise SystemExit(f"{file}: needs the line {BEGIN} once, and {END} once behind it")
-    before, after = text[: text.index(BEGIN)], text[text.index(END) :]
-    file.write_text(f"{before}{BEGIN}\n{table}{after}", encoding="utf-8")
+    return text[: text.index(BEGIN)], text[text.index(END) :]
+
+
+def write_docs(file: Path, table: str) -> None:
+    """Put the table between its markers."""
+    before, behind = split_docs(file)
+    file.write_text(f"{before}{BEGIN}\n{table}{behind}", encoding="utf-8")
 
 
 def _markdown_table(cells: Mapping[str, Any], first: str) -> list[str]:
