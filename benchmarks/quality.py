@@ -79,6 +79,7 @@ def parse(given: list[str]) -> argparse.Namespace:
         "--exhaustive", nargs="*", default=[], metavar="BUDGET", help="search the coarse grid there too"
     )
     parser.add_argument("--store", type=Path, help="folder for finished measurements")
+    parser.add_argument("--max-new-tokens", type=int, default=CalibrationSettings.max_new_tokens)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write-docs", action="store_true", help="put the table into docs/results.md")
     parser.add_argument("--docs", type=Path, default=DOCS, help=argparse.SUPPRESS)
@@ -120,7 +121,7 @@ class Bench:
                 self.family,
                 eos_ids=self.checkpoint.eos_ids,
                 base=[self.checkpoint.fingerprint(), processor_digest(self.checkpoint.path), stage_version()],
-                settings=CalibrationSettings(batch_size=batch_size),
+                settings=CalibrationSettings(batch_size=batch_size, max_new_tokens=arguments.max_new_tokens),
                 store=Store(store),
             )
 
@@ -166,6 +167,7 @@ class Bench:
             "schedules": {name: json.loads(schedule.to_json()) for name, schedule in schedules.items()},
             "budgets": {name: {"methods": rows, **self._share(found)} for name, (found, rows) in measured.items()},
             "average": {method: self._average(method, losses) for method in METHODS},
+            "front": quality_tables.front(measured, self.clusters, self.seed),
         }
 
     def _measured(self, name: str, ours: Schedule) -> tuple[dict[str, Losses | None], dict[str, Any]]:

@@ -9,6 +9,7 @@ import numpy as np
 from quality_methods import METHODS, OURS, PAPER
 
 from vitcop.calibrate.evaluation import Losses
+from vitcop.calibrate.front import front_points
 from vitcop.calibrate.intervals import percentile_interval, resampled_means
 from vitcop.calibrate.losses import Estimate
 from vitcop.calibrate.verdict import averaged, compare
@@ -69,6 +70,41 @@ def share_of(ours: Losses, paper: Losses, clusters: Mapping[str, Hashable], seed
     return {"share": float(share), "low": low, "high": high}
 
 
+def front(
+    measured: Mapping[str, tuple[Mapping[str, Losses | None], Mapping[str, Any]]],
+    clusters: Mapping[str, Hashable],
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Every method at every budget as a point of KL over the budget it uses, by ascending cost.
+
+    Args:
+        measured: (losses, rows) of the methods at each budget.
+    """
+    points = [
+        (method, wanted, rows[method]["budget"], losses[method].by_id("kl"))
+        for wanted, (losses, rows) in measured.items()
+        for method in METHODS
+        if losses[method] is not None
+    ]
+    found = front_points([point[2] for point in points], [point[3] for point in points], clusters, seed=seed)
+    cells = [
+        {"method": method, "wanted": wanted, **asdict(point)}
+        for (method, wanted, _, _), point in zip(points, found, strict=True)
+    ]
+    return sorted(cells, key=lambda cell: (cell["cost"], cell["loss"]["mean"], cell["method"]))
+
+
+def front_line(result: Mapping[str, Any]) -> str:
+    """Which points no other beats."""
+    named = [
+        f"{cell['method']} at {cell['wanted']} (budget used {cell['cost']:.4f}, KL {cell['loss']['mean']:.4f}, on the "
+        f"front in {100 * cell['share']:.0f} % of the resamples)"
+        for cell in result["front"]
+        if cell["on_front"]
+    ]
+    return "Not beaten in both budget used and KL: " + "; ".join(named) + "."
+
+
 def lines(result: Mapping[str, Any]) -> list[str]:
     """For a terminal."""
     found = []
@@ -83,7 +119,13 @@ def lines(result: Mapping[str, Any]) -> list[str]:
     found += ["", "mean over the budgets that a method meets"]
     found += [_line(method, result["average"].get(method)) for method in METHODS]
     exact = result["original"]["exact"]
-    return [*found, "", f"unpruned: exact match {100 * exact['mean']:.1f} ± {100 * exact['error']:.1f} %"]
+    return [
+        *found,
+        "",
+        front_line(result),
+        "",
+        f"unpruned: exact match {100 * exact['mean']:.1f} ± {100 * exact['error']:.1f} %",
+    ]
 
 
 def _line(method: str, cells: Mapping[str, Any] | None) -> str:
@@ -132,7 +174,7 @@ def markdown(result: Mapping[str, Any]) -> str:
                 f"{share['low']:.2f} to {share['high']:.2f}).",
             ]
     found += ["", "Mean over the budgets that a method meets (ours over the same budgets):", ""]
-    found += _markdown_table(result["average"], "budgets met")
+    found += [*_markdown_table(result["average"], "budgets met"), "", front_line(result)]
     grids = [line for line in grid_lines(result) if line]
     if grids:
         found += ["", "How far that is from the best there is on a coarse grid:", "", "```", *grids, "```"]

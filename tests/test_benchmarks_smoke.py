@@ -191,6 +191,7 @@ def quality(monkeypatch, tmp_path):
     monkeypatch.setattr(exhaustive, "FIRST", exhaustive.FIRST[1:3])
     monkeypatch.setattr(exhaustive, "FINALISTS", 4)
     given = ["--model", str(model), "--data", str(tmp_path), "--store", str(tmp_path / "store")]
+    given += ["--max-new-tokens", "2"]
     given += ["--budgets", "1/3", "0.1", "--docs", str(tmp_path / "results.md"), "--schedule"]
     given += [f"1/3={tmp_path / '1-3.json'}", f"0.1={tmp_path / '0.1.json'}"]
 
@@ -221,6 +222,9 @@ def test_quality_smoke_run(quality, tmp_path, capsys, monkeypatch):
     kl = [item["kl"]["mean"] for item in grid["finalists"]]
     assert kl == sorted(kl) and kl[0] == pytest.approx(grid["selection"]["best"]["kl"]["mean"])
     assert grid["num_tried"] >= len(kl) == 4
+    front = [point for point in found["front"] if point["on_front"]]
+    assert [point["cost"] for point in front] == sorted(point["cost"] for point in front)
+    assert all(a["loss"]["mean"] >= b["loss"]["mean"] for a, b in pairwise(front)) and len(found["front"]) > len(front)
     printed, docs = capsys.readouterr().out, (tmp_path / "results.md").read_text()
     assert "n/a" in printed and "of a coarse grid" in printed
     assert docs.startswith("before\n<!-- quality: begin -->\n22 questions about 22 images") and "old" not in docs
