@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from vitcop.calibrate.budget import solve_counts
-from vitcop.calibrate.choices import AT_INPUT, TELLS_NOTHING, Choice, Rule, schedule_of
+from vitcop.calibrate.choices import AT_INPUT, Choice, Rule, schedule_of
 from vitcop.calibrate.evaluation import Evaluator, Losses, Part
 from vitcop.calibrate.presets import nearest_reference
 from vitcop.calibrate.schedule import Schedule
 
-INPUT_SHARES = (1.25, 1.5, 2.0, 3.0, 4.0)
+INPUT_SHARES = (1.1, 1.25, 1.5, 2.0, 3.0)
 """Tokens at LLM input, in units of the budget."""
 
 RATIOS = (0.1, 0.4)
@@ -65,13 +65,11 @@ def _choices(
     num_layers: int, num_visual: int, budget: float, vision_scores: Sequence[str]
 ) -> Iterator[tuple[Choice, ...]]:
     for layers, counts in _geometries(num_layers, num_visual, budget):
-        for score in (*vision_scores, "uniform"):
+        for score in vision_scores:
             at_input = Choice(layer=AT_INPUT, keep=counts[0], rule=Rule(score=score, order="largest"))
             for first in FIRST:
                 rule = first
                 if first.score == "vision_saliency":
-                    if score in TELLS_NOTHING:
-                        continue
                     rule = Rule(score="vision_saliency", order="largest", saliency=score)
                 drop = Choice(layer=layers[0], keep=counts[1], rule=rule)
                 if len(layers) == 1:
