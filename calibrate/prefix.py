@@ -35,7 +35,7 @@ def stem(schedule: Schedule, layer: int, num_visual: int) -> Schedule:
     return Schedule(num_layers=schedule.num_layers, vision=vision, drops=drops, positions=positions)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Prefix:
     """A prefill that has reached decoder layer `layer`. Nothing in it is ever written to, so prefixes share tensors.
 

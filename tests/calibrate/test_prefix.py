@@ -100,9 +100,32 @@ def test_pruned_stems_bit_by_bit(name, tiny, batch):
         assert_same_bits(bits(runner, batch, prefix), whole)
 
 
+def test_stems():
+    """Which schedules share a prefix."""
+    empty = Schedule(num_layers=4)
+    for case in ALONE.values():
+        assert all(stem(case, layer, 16) == empty for layer in range(1, case.drops[0].layer + 1))
+    kept = schedule(Drop(layer=2, keep=(1, 2)), vision=VisionStage(keep=(15, 16)))
+    assert stem(kept, 2, 16) == schedule(vision=kept.vision) and stem(kept, 2, 1) == empty, "15/16 of one token is one"
+    assert stem(kept, 3, 16) == kept
+    clustered = replace(kept, vision=replace(kept.vision, clusters=CLUSTERS))
+    assert stem(clustered, 2, 16) == stem(kept, 2, 16) and stem(clustered, 3, 16) != stem(kept, 3, 16)
+    assert stem(replace(kept, provenance={"seed": 1}, model_id="m"), 3, 16) == kept
+
+
 def test_the_vision_tower_stays_off(tiny, batch, prefixes, monkeypatch):
     monkeypatch.setattr("vitcop.calibrate.scheduled.run_vision", lambda *_: pytest.fail("the tower ran"))
     ScheduledRunner(tiny.model, tiny.family, ALONE["text_query"]).prefill(batch, prefixes[2])
+
+
+def test_a_prompt_of_text_alone(tiny):
+    text = tiny.family.prepare(tiny.processor, ["USER: what color is the circle ? ASSISTANT:"] * 2, [[], []])
+    cache = cache_of(tiny)
+    for case in (ALONE["k_norm-"], ALONE["merge"], ALONE["saliency"], SCHEDULES["vision"], SCHEDULES["paper"]):
+        found = cache.before(case, text)
+        assert case.drops == () or found.stem == stem(case, found.layer, 0)
+        runner = ScheduledRunner(tiny.model, tiny.family, case)
+        assert_same_bits(bits(runner, text, found), bits(runner, text))
 
 
 def test_keys_and_values_are_shared(prefixes):
