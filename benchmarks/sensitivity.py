@@ -1,13 +1,13 @@
 """What a sensitivity table of the embedded model costs with prefixes and without, in PyTorch on the CPU, and that its
 numbers are the same bit by bit.
 
-    python benchmarks/sensitivity.py [--samples 32] [--keeps 91 36 14 6] [--layers 0 1 …]
+    python benchmarks/sensitivity.py [--samples 16] [--keeps 91 36 14 6] [--layers 0 1 …]
 
-Every cell (layer, keep count) with all its rules, by successive halving over two parts of the samples. Three forms take
-turns, cell by cell, each with caches of its own that are empty at the start: "full" runs vision tower and prompt anew
-for every schedule, "tower once" keeps what the tower gives, "prefix" runs only what comes behind the drop. Layer 0 is
-the vision stage, which no prefix helps. Times of the table are CPU seconds of one thread. Then reading the prefixes of
-the samples from files is held against computing them, on the clock. Writes results/sensitivity.json.
+Every cell (layer, keep count) with all its rules, over two parts of the samples (from so few images no rule is cut).
+Three forms take turns, cell by cell, each with caches of its own that are empty at the start: "full" runs vision tower
+and prompt anew for every schedule, "tower once" keeps what the tower gives, "prefix" runs only what comes behind the
+drop. Layer 0 is the vision stage, which no prefix helps. Times of the table are CPU seconds of one thread. Then reading
+the prefixes of the samples from files is held against computing them, on the clock. Writes results/sensitivity.json.
 """
 
 import argparse
@@ -64,7 +64,7 @@ AT_THE_TOWER = tuple(
 def main() -> None:
     """Print the table and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--samples", type=int, default=32)
+    parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--keeps", type=int, nargs="+")
     parser.add_argument("--layers", type=int, nargs="+")
     parser.add_argument("--repeats", type=int, default=5, help="of reading and computing prefixes")
