@@ -88,11 +88,12 @@ class PrefixCache:
         ]
 
     def _get(self, batch: PromptBatch, layer: int, of: Schedule) -> Prefix | None:
-        entry = self._held.get((id(batch.model_inputs), layer, of))
-        if entry is None or entry.inputs is not batch.model_inputs:
+        key = (id(batch.model_inputs), layer, of)
+        entry = self._held.get(key)
+        if entry is None:
             return None
         if of != self._unpruned:
-            self._held[id(batch.model_inputs), layer, of] = self._held.pop((id(batch.model_inputs), layer, of))
+            self._held[key] = self._held.pop(key)
         return entry.prefix
 
     def _make(self, batch: PromptBatch, layer: int, of: Schedule, start: Prefix | None) -> Prefix:

@@ -16,7 +16,7 @@ from vitcop.calibrate.evaluation import Evaluator
 from vitcop.calibrate.generation import continue_forced
 from vitcop.calibrate.loading import load_model
 from vitcop.calibrate.prefix import stem
-from vitcop.calibrate.prefix_cache import PrefixCache
+from vitcop.calibrate.prefix_cache import PrefixCache, prefix_cache
 from vitcop.calibrate.prefix_files import PrefixFiles
 from vitcop.calibrate.schedule import Clusters, Drop, Schedule, VisionStage
 from vitcop.calibrate.scheduled import ScheduledRunner
@@ -173,9 +173,9 @@ def test_other_batches_and_observers_are_refused(tiny, batch, singles, prefixes)
 # -- families ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=["qwen3_vl", "llava-next-mistral-window"])
+@pytest.fixture(scope="module", params=["qwen3_vl", "qwen2_5_vl-window"])
 def other(request, tmp_path_factory):
-    """DeepStack with three-axis positions, and sliding windows with several tiles."""
+    """DeepStack, and sliding windows in every other layer; both with three-axis positions."""
     folder = str(Path(__file__).parent.parent / "families")
     sys.path.insert(0, folder)
     try:
@@ -195,7 +195,7 @@ def test_families_bit_by_bit(other):
     if case.name == "qwen3_vl":
         assert family.num_planes == 2, "prefixes before layers 1 and 2 lie between the planes and behind them"
     else:
-        assert family.sliding_layers
+        assert family.sliding_layers == {1, 3} and family.window < batch.input_ids.shape[1]
     clusters = Clusters(centers=(3, 10), cutoff_distance=None, cutoff_quantile=0.3)
     every = VisionStage(score=scores[0], keep=(1, 1), clusters=clusters)
     runner = ScheduledRunner(model, family, Schedule(num_layers=depth))
@@ -337,6 +337,15 @@ def test_another_process_reads_the_files(tiny, batch, tmp_path, ran):
     assert ran.taken() == [0, 1, 2]
     filed(tiny, tmp_path, base="other weights").before(LAST, batch)
     assert ran.taken() == [0, 1, 2] and len(list((tmp_path / "prefixes").iterdir())) == 9
+
+
+def test_files_of_other_threads_are_not_taken(tiny, batch, tmp_path, ran, monkeypatch):
+    """With other threads a sum may come out in another order, so in other bits."""
+    settings = CalibrationSettings(prefix_disk_bytes=1 << 20)
+    for threads, layers in ((1, [0, 1, 2]), (1, []), (3, [0, 1, 2])):
+        monkeypatch.setattr("vitcop.calibrate.prefix_cache.torch.get_num_threads", lambda threads=threads: threads)
+        prefix_cache(tiny.model, tiny.family, settings, Store(tmp_path), base=["b"]).before(LAST, batch)
+        assert ran.taken() == layers
 
 
 @pytest.mark.parametrize("damage", ["half", "empty", "noise", "another", "folder"])
