@@ -2,17 +2,33 @@
 
 import dataclasses
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vitcop.calibrate.choices import Choice, choice_from
+from vitcop.calibrate.intervals import Interval
 from vitcop.calibrate.losses import Estimate
 from vitcop.calibrate.observe.observation import Observation
 from vitcop.calibrate.schedule import Schedule
 from vitcop.calibrate.task_scores import metric_of
+from vitcop.calibrate.verdict import Comparison
 from vitcop.plugins.errors import InputError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+_POSITIVE = (
+    "batch_size",
+    "max_new_tokens",
+    "top_k",
+    "keep_counts",
+    "max_drops",
+    "programme_sets",
+    "generation_size",
+    "finalists",
+    "curve_sets",
+    "threads",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,17 +40,21 @@ class CalibrationSettings:
         max_new_tokens: longest answer of the original that is compared.
         top_k: tokens whose probability is compared one by one; all others count as one.
         metric: the task score: exact_match, vqa_accuracy, anls or multiple_choice.
-        max_candidates: candidates in the first rung.
-        rungs: share of the calibration set that each rung of successive halving has seen in the end, ascending to 1.
-        survivors: share of the candidates that goes on from each rung but the last.
-        neighbours: candidates around the best that are tried after the last rung; 0 for none.
-        finalists: candidates measured again on the selection set.
+        rungs: share of the calibration set that the rules of a cell have seen after each round, ascending to 1.
+        keep_counts: keep counts of the sensitivity table, on a geometric ladder.
+        max_drops: most drops of a schedule, one in the vision stage counted.
+        programme_sets: best sets of the integer programme that are measured.
+        generations, generation_size: of the joint refinement around them; 0 generations for none.
+        finalists: schedules measured again on the selection set.
         curve_budgets: budgets of the curve, beside the one asked for.
+        curve_sets: best sets of the programme that are measured at each of these.
         head_reductions: reductions of the key norm to try.
         merge_orders: orders of a merge to try; "largest" merges by the negated score.
         cutoff_quantiles: cluster cutoffs to try; None is the paper's distance 8.
         check_share: share of the calibration samples for which gradients check what the scores tell.
         device, dtype, attn: as in `load_model`.
+        threads: of torch, in each unit of work. Results may depend on it in their last bits, and never on how many
+            workers there are.
         vision_cache_bytes: vision outputs held between candidates.
         prefix_memory_bytes: prefixes (hidden states, keys and values before a drop) held between candidates, on the
             model's device; 0 for none.
@@ -45,28 +65,32 @@ class CalibrationSettings:
     max_new_tokens: int = 16
     top_k: int = 64
     metric: str = "exact_match"
-    max_candidates: int = 66
-    rungs: tuple[float, ...] = (0.25, 0.5, 1.0)
-    survivors: float = 0.3
-    neighbours: int = 16
+    rungs: tuple[float, ...] = (0.5, 1.0)
+    keep_counts: int = 6
+    max_drops: int = 3
+    programme_sets: int = 12
+    generations: int = 5
+    generation_size: int = 8
     finalists: int = 4
     curve_budgets: tuple[float, ...] = (1 / 3, 2 / 9, 1 / 9, 0.05)
-    head_reductions: tuple[str, ...] = ("mean_key",)
+    curve_sets: int = 4
+    head_reductions: tuple[str, ...] = ("mean_key", "mean_norm")
     merge_orders: tuple[str, ...] = ("smallest",)
     cutoff_quantiles: tuple[float | None, ...] = (None, 0.2)
     check_share: float = 0.25
     device: str = "cpu"
     dtype: str = "float32"
     attn: str = "sdpa"
+    threads: int = 1
     vision_cache_bytes: int = 4 << 30
     prefix_memory_bytes: int = 2 << 30
     prefix_disk_bytes: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "max_new_tokens", "top_k", "max_candidates", "finalists"):
+        for name in _POSITIVE:
             if getattr(self, name) < 1:
                 raise InputError(f"calibration settings: {name} must be at least 1, found {getattr(self, name)}")
-        for name in ("vision_cache_bytes", "prefix_memory_bytes", "prefix_disk_bytes"):
+        for name in ("generations", "vision_cache_bytes", "prefix_memory_bytes", "prefix_disk_bytes"):
             if getattr(self, name) < 0:
                 raise InputError(f"calibration settings: {name} must be at least 0, found {getattr(self, name)}")
         if not self.rungs or list(self.rungs) != sorted(set(self.rungs)) or self.rungs[0] <= 0 or self.rungs[-1] != 1.0:
@@ -74,8 +98,6 @@ class CalibrationSettings:
         metric_of(self.metric)
         if not 0 <= self.check_share <= 1:
             raise InputError(f"calibration settings: check_share must be in [0, 1], found {self.check_share}")
-        if not 0 < self.survivors <= 1:
-            raise InputError(f"calibration settings: survivors must be in (0, 1], found {self.survivors}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +105,8 @@ class Measured:
     """One schedule measured on one sample set.
 
     Args:
-        name: of the candidate, or "paper", "uniform", "random", "chosen".
-        schedule: what was measured.
+        name: its choices one after another, or "none", "paper", "uniform", "random", or a rival's name.
+        schedule: what was measured; None for a rival that no schedule says.
         group_counts: visual tokens of each layer group.
         budget: layer average of it, as a share of the original count.
         kl: KL(original ‖ pruned) in nats, mean over the answer tokens of a sample.
@@ -92,28 +114,60 @@ class Measured:
         exact: share of samples answered right (exact match), where answers are known and it was measured.
         score: mean task score by the settings' metric, likewise.
         cost: prefill FLOPs and KV bytes of a typical prompt by formula (`vitcop.calibrate.cost`).
-        choices: the candidate's choices, empty for presets and controls.
+        choices: what it was made of, empty for presets, rivals and controls.
     """
 
     name: str
-    schedule: Schedule
+    schedule: Schedule | None
     group_counts: tuple[int, ...]
     budget: float
     kl: Estimate
     top1: Estimate
     exact: Estimate | None
     cost: dict[str, int]
-    choices: dict[str, Any] = field(default_factory=dict)
+    choices: tuple[Choice, ...] = ()
     score: Estimate | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class CurvePoint:
-    """One point of the curve of loss over budget; `kind` is "chosen", "paper", "uniform" or "random"."""
+    """One point of the curve of loss over budget.
+
+    Args:
+        kind: "chosen", "paper", "uniform", "random" or a rival's name.
+        wanted: the budget it was made for.
+        loss: its KL with the 95 % interval, resampling images.
+        on_front: whether no other point of the curve has at most its budget and at most its loss, and less of one.
+        front_share: of the resamples in which that holds.
+    """
 
     kind: str
     wanted: float
     measured: Measured
+    loss: Interval
+    on_front: bool
+    front_share: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableEntry:
+    """One drop alone, on the calibration set: `survived` where it saw all samples, else it was clearly worse than
+    another rule of its cell."""
+
+    choice: Choice
+    kl: Estimate
+    survived: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """A schedule that was measured on the calibration set beside its additive forecast (nats); `generation` 0 is the
+    integer programme's, later ones the refinement's."""
+
+    name: str
+    forecast: float
+    measured: float
+    generation: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,22 +175,30 @@ class Calibration:
     """All that a calibration found. `schedule` is the one to use; it carries its provenance.
 
     Args:
-        budget, seed: as asked for.
+        constraint: what was asked for: `kind` and `value` (`constraints.Constraint`).
+        budget: the budget asked for, or that of the chosen schedule where something else was asked for.
+        seed: of everything drawn.
         num_visual: V of the calibration samples, from which keep fractions were made.
         text_tokens: other tokens of a typical prompt (median).
         samples: digests and sizes of both sets.
         versions: of what computed it.
-        original: the unpruned model on the selection set: `exact` (or None) and `cost`.
+        original: the unpruned model on the selection set: `exact` and `score` (or None) and `cost`.
         observation: what the scores tell about the unpruned model on the calibration samples, layer by layer.
-        candidates: on the calibration set, least loss first; those that left the search early saw a part of it
-            (`kl.num`).
-        selection: on the selection set: finalists, the paper's schedule where it can meet the budget, controls.
+        table: every drop alone, by layer, keep count and rule.
+        candidates: whole schedules on the calibration set, least loss first.
+        forecasts: the same beside their forecasts, in the order in which they were tried.
+        ranking: how well the forecast ranked the programme's sets (`forecast.RankAgreement`).
+        selection: on the selection set: finalists, the paper's schedule where it can meet the budget, the rivals that
+            can, controls.
         chosen: name of the chosen entry of `selection`.
+        comparisons: every other method of `selection` held against the chosen schedule, sample by sample.
+        violations: limits on subsets that a finalist broke, as text, by its name.
         curve: loss over budgets.
         overflowed: names of schedules that were left out because their logits were not finite, sorted.
     """
 
     schedule: Schedule
+    constraint: dict[str, Any]
     budget: float
     seed: int
     num_visual: int
@@ -145,16 +207,21 @@ class Calibration:
     versions: dict[str, str]
     original: dict[str, Any]
     observation: Observation
+    table: tuple[TableEntry, ...]
     candidates: tuple[Measured, ...]
+    forecasts: tuple[Forecast, ...]
+    ranking: dict[str, Any]
     selection: tuple[Measured, ...]
     chosen: str
+    comparisons: tuple[Comparison, ...]
+    violations: dict[str, list[str]]
     curve: tuple[CurvePoint, ...]
     overflowed: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
         """The text of `calibration.json`: sorted keys and no times, so that equal runs are equal bytes."""
-        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n"
+        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str, *, source: str = "calibration") -> "Calibration":
@@ -168,13 +235,21 @@ class Calibration:
                 )
             data["schedule"] = _schedule(data["schedule"], source)
             data["observation"] = Observation.from_json(data["observation"], source=source)
+            data["table"] = tuple(
+                TableEntry(**{**item, "choice": choice_from(item["choice"]), "kl": Estimate(**item["kl"])})
+                for item in data["table"]
+            )
+            data["forecasts"] = tuple(Forecast(**item) for item in data["forecasts"])
+            data["comparisons"] = tuple(Comparison(**item) for item in data["comparisons"])
             for name in ("candidates", "selection"):
                 data[name] = tuple(_measured(item, source) for item in data[name])
             data["curve"] = tuple(
-                CurvePoint(kind=item["kind"], wanted=item["wanted"], measured=_measured(item["measured"], source))
+                CurvePoint(
+                    **{**item, "measured": _measured(item["measured"], source), "loss": Interval(**item["loss"])}
+                )
                 for item in data["curve"]
             )
-            data["overflowed"] = tuple(data.get("overflowed", ()))
+            data["overflowed"] = tuple(data["overflowed"])
             return cls(**data)
         except InputError:
             raise
@@ -203,7 +278,8 @@ def _measured(data: dict[str, Any], source: str) -> Measured:
         **{
             **data,
             **estimates,
-            "schedule": _schedule(data["schedule"], source),
+            "schedule": None if data["schedule"] is None else _schedule(data["schedule"], source),
             "group_counts": tuple(data["group_counts"]),
+            "choices": tuple(map(choice_from, data["choices"])),
         }
     )

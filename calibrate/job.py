@@ -15,7 +15,7 @@ from vitcop.calibrate.samples import Sample, samples_digest
 from vitcop.calibrate.store import Store
 from vitcop.calibrate.versions import versions
 
-_MEASURING = ("batch_size", "max_new_tokens", "top_k", "device", "dtype", "attn")
+_MEASURING = ("batch_size", "max_new_tokens", "top_k", "metric", "device", "dtype", "attn")
 """Settings that what a unit measures depends on; the others say which units there are."""
 
 
@@ -79,23 +79,19 @@ class Job:
             },
         )
 
-    def run_facts(
-        self, *, seed: int, sets: Mapping[str, Sequence[Sample]], constraint: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def run_facts(self, *, seed: int, sets: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
         """What makes two machines' shards parts of one run, for `PartialTable.run`.
 
         Args:
             sets: the whole sample sets, by name.
-            constraint: what the schedule must meet; JSON.
         """
         return {
             **self.base,
-            "constraint": dict(constraint),
             "samples": {
                 name: {"digest": samples_digest(samples), "num": len(samples)} for name, samples in sets.items()
             },
             "seed": seed,
-            "settings": {**asdict(self.settings), "threads": self.threads},
+            "settings": asdict(self.settings),
         }
 
 

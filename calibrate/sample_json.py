@@ -30,6 +30,7 @@ def samples_from_json(data: Sequence[dict[str, Any]]) -> list[Sample]:
                 "video": None if item["video"] is None else Path(item["video"]),
                 "messages": tuple(item["messages"]),
                 "answers": tuple(item["answers"]),
+                "picture_digests": tuple(item["picture_digests"]),
             }
         )
         for item in data

@@ -158,13 +158,14 @@ def open_frames(path: Path, who: str) -> "list[Image]":
     return frames
 
 
-def load_samples(path: str | Path, *, limit: int | None = None) -> list[Sample]:
+def load_samples(path: str | Path, *, limit: int | None = None, bad: list[str] | None = None) -> list[Sample]:
     """Read a JSONL sample file and check every sample: keys, ids, conversations, and that each image decodes.
 
     Args:
         path: one JSON object a line: {"id", "images": [paths]?, "video": path?, "prompt" or "conversation", "answer"?,
             "subset"?}; paths are relative to the file; `answer` is a string or a list of accepted strings.
         limit: read this many samples from the front.
+        bad: where given, samples that cannot be used are left out, and why is put in here.
 
     Raises InputError with the file, the line or sample, and the reason.
     """
@@ -181,21 +182,33 @@ def load_samples(path: str | Path, *, limit: int | None = None) -> list[Sample]:
             break
         if not line.strip():
             continue
-        sample = _parse(line, f"{source}:{number}", source.parent)
-        if sample.id in line_of:
-            raise InputError(f"{source}:{number}: id {sample.id!r} is already used on line {line_of[sample.id]}")
+        try:
+            sample = _checked(line, f"{source}:{number}", source.parent, line_of, digests)
+        except InputError as error:
+            if bad is None:
+                raise
+            bad.append(str(error))
+            continue
         line_of[sample.id] = number
-        where = f"{source}:{number}: sample {sample.id}"
-        for image in sample.images:
-            if image not in digests:
-                open_image(image, where)
-                digests[image] = _sha256_of_file(image)
-        if sample.video is not None:
-            open_frames(sample.video, where)
-        samples.append(digested(sample, digests))
+        samples.append(sample)
     if not samples:
-        raise InputError(f"{source}: no samples in it")
+        raise InputError(f"{source}: no samples in it" + (f" that can be used (first: {bad[0]})" if bad else ""))
     return samples
+
+
+def _checked(line: bytes, where: str, folder: Path, line_of: dict[str, int], digests: dict[Path, str]) -> Sample:
+    """One line as a sample whose pictures decode; digests of new images are added to `digests`."""
+    sample = _parse(line, where, folder)
+    if sample.id in line_of:
+        raise InputError(f"{where}: id {sample.id!r} is already used on line {line_of[sample.id]}")
+    where = f"{where}: sample {sample.id}"
+    for image in sample.images:
+        if image not in digests:
+            open_image(image, where)
+            digests[image] = _sha256_of_file(image)
+    if sample.video is not None:
+        open_frames(sample.video, where)
+    return digested(sample, digests)
 
 
 def digested(sample: Sample, known: dict[Path, str] | None = None) -> Sample:

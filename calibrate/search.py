@@ -1,41 +1,54 @@
-"""The search for a schedule: candidates that meet the budget, successive halving, one look around the best, and a final
-choice on other samples.
+"""The search for a schedule: from what each drop costs alone to one that was chosen on samples of its own.
 
-1. Candidates (scores × layers × shares) are drawn by the seed, every choice of scores before any comes twice.
-2. Successive halving on the calibration set: all see its first quarter, the better third goes on to a half, and so on.
-3. Candidates that differ from the two best in one choice go through the same rungs.
-4. The best few, the paper's schedule and the controls are measured on the selection set. The least KL wins; controls
-never do.
-5. The winner's kind, the paper's and the controls are measured over several budgets.
+1. The original answers everything; what it depends on tells which scores are worth trying before which layer.
+2. Every drop alone: the sensitivity table, on the calibration set.
+3. An integer programme puts drops together under the constraint; its best sets are measured, and refined jointly.
+4. The best few, the paper's schedule, other methods' rules and the controls are measured on the selection set. Of the
+   best few the least KL wins; nothing else ever does.
+5. The same over several budgets, without the refinement: the curve.
 """
 
 import math
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
+from typing import Any
 
-from vitcop.calibrate.budget import check_budget, check_one_token
-from vitcop.calibrate.calibration import Calibration, CalibrationSettings, CurvePoint, Measured
-from vitcop.calibrate.candidates import Candidate, PaperKind, ScheduleKind, SearchSpace, choices_of
+from vitcop.calibrate.budget import check_one_token
+from vitcop.calibrate.calibration import Calibration, CalibrationSettings, Forecast, Measured, TableEntry
 from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.cost import DecoderShape, prefill_cost
-from vitcop.calibrate.evaluation import Evaluator, Losses, Part
-from vitcop.calibrate.loading import load_model
+from vitcop.calibrate.choices import Choice, named
+from vitcop.calibrate.constraints import Constraint
+from vitcop.calibrate.curve import Curve
+from vitcop.calibrate.evaluation import Losses
+from vitcop.calibrate.executors.base import Executor, Factory, Json
+from vitcop.calibrate.executors.in_process import InProcess
+from vitcop.calibrate.forecast import rank_agreement
+from vitcop.calibrate.grid import cells, keep_counts
+from vitcop.calibrate.image_clusters import clusters_by_id
+from vitcop.calibrate.job import Job
+from vitcop.calibrate.latency import CostTable
+from vitcop.calibrate.measuring import Measuring
 from vitcop.calibrate.observe.observation import Observation
-from vitcop.calibrate.observe.observing import observe
-from vitcop.calibrate.presets import controls
-from vitcop.calibrate.processor_files import processor_digest
+from vitcop.calibrate.planning import Method, Planning
 from vitcop.calibrate.progress import NoProgress, Progress
+from vitcop.calibrate.refine import RefineSettings, Tried, refine
+from vitcop.calibrate.refine_space import RefineSpace
+from vitcop.calibrate.rules import CENTERS, admitted_rules, candidate_rules
 from vitcop.calibrate.samples import Sample, samples_digest
 from vitcop.calibrate.schedule import Schedule, check_seed
+from vitcop.calibrate.sharding import perform_shard, take_in
+from vitcop.calibrate.shards import PartialTable, Shard
 from vitcop.calibrate.store import Store
+from vitcop.calibrate.subset_limits import SubsetLimit, violations
+from vitcop.calibrate.verdict import Comparison, compare
 from vitcop.plugins.errors import InputError
 
-CONTROLS = ("uniform", "random")
+CALIBRATION, SELECTION = "calibration", "selection"
 
 
 def calibrate(
@@ -43,346 +56,403 @@ def calibrate(
     calibration_samples: Sequence[Sample],
     selection_samples: Sequence[Sample],
     *,
-    budget: float,
+    budget: float | None = None,
+    constraint: Constraint | None = None,
     seed: int = 0,
     settings: CalibrationSettings | None = None,
     store: str | Path | None = None,
     progress: Progress | None = None,
+    open_executor: Callable[[Factory], Executor] = InProcess,
+    cost_table: CostTable | None = None,
+    limits: Sequence[SubsetLimit] = (),
+    merged: PartialTable | None = None,
 ) -> Calibration:
-    """Find the schedule of least loss that meets the budget.
+    """Find the schedule of least loss that meets the constraint.
 
     Args:
-        calibration_samples: candidates are compared on these; 64 to 200 are usual.
-        selection_samples: the last candidates are compared on these; none may be among the calibration samples.
-        budget: mean over the decoder layers of visual tokens present / visual tokens of the unpruned model, in (0, 1].
-        seed: of everything drawn, in [0, 2³¹): equal inputs and seed give equal bytes on one machine.
-        store: folder for finished evaluations; a search that was interrupted goes on from there.
+        calibration_samples: everything is searched on these; 64 to 200 are usual.
+        selection_samples: the last few are compared on these; none may be among the calibration samples.
+        budget: short for the constraint "budget": mean over the decoder layers of visual tokens present / visual tokens
+            of the unpruned model, in (0, 1].
+        seed: of everything drawn, in [0, 2³¹): equal inputs and seed give equal bytes on one machine, whatever
+            performs the work and however often it was interrupted.
+        store: folder for finished work; a search that was interrupted goes on from there.
+        open_executor: who performs the work.
+        cost_table: measured times of a target; needed for "latency_ms".
+        limits: what may be lost on named subsets of the selection samples.
+        merged: the sensitivity table as shards measured it (`measure_shard`), all of them.
 
     A schedule whose logits are not finite is left out (`Calibration.overflowed`). Raises InputError where the sets
-    overlap or are empty, the budget cannot be met, or the logits of the original or of every schedule are not finite.
+    overlap or are empty, the constraint cannot be met (naming the nearest that can), no finalist keeps the limits,
+    shards are missing or of another run, or the logits of the original or of every schedule are not finite.
     """
+    assert (budget is None) != (constraint is None), "one constraint"
+    constraint = constraint or Constraint(kind="budget", value=budget)
+    if constraint.kind == "latency_ms" and cost_table is None:
+        raise InputError(
+            f"latency_ms {constraint.value:g}: needs measured times; make them with `vitcop bench --cost-table`"
+        )
+    sets = {CALIBRATION: calibration_samples, SELECTION: selection_samples}
+    with _opened(checkpoint, sets, seed, settings, store, progress, open_executor, cost_table, limits) as search:
+        return search.run(constraint, merged)
+
+
+def measure_shard(
+    checkpoint: Checkpoint,
+    calibration_samples: Sequence[Sample],
+    selection_samples: Sequence[Sample],
+    shard: Shard,
+    *,
+    seed: int = 0,
+    settings: CalibrationSettings | None = None,
+    store: str | Path | None = None,
+    progress: Progress | None = None,
+    open_executor: Callable[[Factory], Executor] = InProcess,
+) -> PartialTable:
+    """One shard of the sensitivity table, which is most of the work; arguments as those of `calibrate`.
+
+    The table does not depend on the constraint: one serves them all.
+    """
+    sets = {CALIBRATION: calibration_samples, SELECTION: selection_samples}
+    with _opened(checkpoint, sets, seed, settings, store, progress, open_executor, None, ()) as search:
+        return search.shard(shard)
+
+
+@contextmanager
+def _opened(
+    checkpoint: Checkpoint,
+    sets: dict[str, Sequence[Sample]],
+    seed: int,
+    settings: CalibrationSettings | None,
+    store: str | Path | None,
+    progress: Progress | None,
+    open_executor: Callable[[Factory], Executor],
+    cost_table: CostTable | None,
+    limits: Sequence[SubsetLimit],
+) -> "Iterator[_Search]":
+    """A search whose inputs are checked and whose workers are there."""
     settings, progress = settings or CalibrationSettings(), progress or NoProgress()
-    _check_samples(calibration_samples, selection_samples)
-    check_budget(budget)
+    _check_samples(sets[CALIBRATION], sets[SELECTION])
     check_seed("seed", seed)
-    search = _Search(checkpoint, budget, seed, settings, Store(store), progress)
-    return search.run(calibration_samples, selection_samples)
+    if cost_table is not None:
+        cost_table.check_model(checkpoint.config_hash)
+    parts = {
+        CALIBRATION: _rungs(sets[CALIBRATION], settings, seed),
+        # In pieces, so that an interruption loses little and workers share the work.
+        SELECTION: _pieces(sets[SELECTION], 4 * settings.batch_size),
+    }
+    every = [part for pieces in parts.values() for part in pieces]
+    job = Job.of(checkpoint, settings, every, threads=settings.threads, store=Store(store))
+    digests = {name: [samples_digest(part) for part in pieces] for name, pieces in parts.items()}
+    with open_executor(job.factory()) as executor:
+        measuring = Measuring(executor, job.store, job.base, digests, progress)
+        yield _Search(checkpoint, job, executor, measuring, sets, seed, settings, cost_table, tuple(limits), progress)
 
 
 class _Search:
-    """One run of `calibrate`: the model, the sample parts, and everything measured so far."""
+    """One run of `calibrate`: what is known of the model and the samples, and everything measured so far."""
 
     def __init__(
         self,
         checkpoint: Checkpoint,
-        budget: float,
+        job: Job,
+        executor: Executor,
+        measuring: Measuring,
+        samples: dict[str, Sequence[Sample]],
         seed: int,
         settings: CalibrationSettings,
-        store: Store,
+        cost_table: CostTable | None,
+        limits: tuple[SubsetLimit, ...],
         progress: Progress,
     ) -> None:
-        self.checkpoint, self.budget, self.seed = checkpoint, budget, seed
-        self.settings, self.progress, self.store = settings, progress, store
-        model, processor, self.family = load_model(
-            checkpoint, device=settings.device, dtype=settings.dtype, attn=settings.attn
+        self.checkpoint, self.job, self.executor, self.measuring = checkpoint, job, executor, measuring
+        self.samples, self.seed, self.settings, self.limits, self.progress = samples, seed, settings, limits, progress
+        self.model = measuring.model()
+        prompts = measuring.prompts(CALIBRATION)
+        counts = Counter(visual for visual, _ in prompts if visual)
+        if not counts:
+            raise InputError("no calibration sample has an image or a video, so there is nothing to drop")
+        num_visual = counts.most_common(1)[0][0]
+        text_tokens = round(median(text for _, text in prompts))
+        self.planning = Planning(
+            num_layers=self.model.num_layers,
+            num_visual=num_visual,
+            text_tokens=text_tokens,
+            shape=self.model.shape,
+            saliency=self.model.vision_scores[0],
+            settings=settings,
+            cost_table=cost_table,
         )
-        self.model = model
-        self.versions = versions()
-        self.base = [
-            checkpoint.config_hash,
-            checkpoint.fingerprint(),
-            processor_digest(checkpoint.path),
-            sorted(checkpoint.eos_ids),
-            self.versions,
-            settings.device,
-            settings.dtype,
-            settings.attn,
-        ]
-        self.evaluator = Evaluator(
-            model, processor, self.family, eos_ids=checkpoint.eos_ids, base=self.base, settings=settings, store=store
-        )
-        self.num_layers = self.family.num_layers
-        self.paper = PaperKind(vision_score=self.family.vision_scores[0])
-        self.shape = DecoderShape.from_config(model.config)
-        self.num_visual = 0
-        self.text_tokens = 0
-        self.parts: list[Part] = []
-        self.selection: list[Part] = []
-        self.losses: dict[Schedule, Losses] = {}
-        self.seen: dict[Schedule, ScheduleKind] = {}
         self.overflowed: set[str] = set()
 
-    def run(self, calibration_samples: Sequence[Sample], selection_samples: Sequence[Sample]) -> Calibration:
-        self._prepare(calibration_samples, selection_samples)
+    def shard(self, shard: Shard) -> PartialTable:
+        """This shard's share of the sensitivity table."""
+        units = self._table_units(self._observe())
+        return perform_shard(
+            self.executor, units, shard, run=self._run_facts(), store=self.job.store, progress=self.progress
+        )
+
+    def run(self, constraint: Constraint, merged: PartialTable | None = None) -> Calibration:
+        """Everything else."""
+        if constraint.kind == "budget":
+            check_one_token(constraint.value, self.planning.num_visual)
         observation = self._observe()
-        original = Losses.joined([self.evaluator.original(part) for part in self.selection]).estimates()["exact"]
-        chosen, selection, kind = self._choose()
-        curve = self._curve(kind)
-        samples = {
-            "calibration": {"digest": samples_digest(calibration_samples), "num": len(calibration_samples)},
-            "selection": {"digest": samples_digest(selection_samples), "num": len(selection_samples)},
-        }
-        provenance = {
-            "chosen": chosen.name,
-            "constraint": {"kind": "layer_average", "budget": self.budget, "num_visual": self.num_visual},
-            "forecast": {"budget": chosen.budget, **chosen.cost},
-            "measured": {
-                name: getattr(chosen, name) and asdict(getattr(chosen, name)) for name in ("kl", "top1", "exact")
-            },
-            "samples": samples,
-            "seed": self.seed,
-            "versions": self.versions,
-        }
-        candidates = [
-            self._measured(self.seen[schedule], schedule, losses)
-            for schedule, losses in self.losses.items()
-            if losses.is_finite
-        ]
+        units = self._table_units(observation)
+        if merged is not None:
+            take_in(merged, units, run=self._run_facts(), store=self.job.store)
+        rows = self.measuring.table(units)
+        self.planning.learn(rows)
+        self.measuring.prompts(SELECTION)
+        self.original = self.measuring.original(SELECTION)
+        tried = self._search(constraint)
+        chosen, finalists, broken = self._choose(tried, constraint)
+        budget = chosen.schedule.budget(self.planning.num_visual)
+        wanted = constraint.value if constraint.kind == "budget" else budget
+        curve = Curve(
+            self.planning,
+            self.measuring,
+            self.samples[SELECTION],
+            self.seed,
+            searched=CALIBRATION,
+            told=SELECTION,
+        )
+        others = curve.others(chosen.schedule, wanted)
+        points = curve.points(chosen, others, wanted)
+        self.overflowed |= curve.overflowed
+        methods = [*finalists, *others]
+        measured = self._measured(chosen)
+        ranked = [item for item in tried if item.generation == 0]
         return Calibration(
             schedule=replace(
                 chosen.schedule,
                 model_id=self.checkpoint.model_id,
                 config_hash=self.checkpoint.config_hash,
-                provenance=provenance,
+                provenance=self._provenance(constraint, chosen, measured),
             ),
-            budget=self.budget,
+            constraint=asdict(constraint),
+            budget=wanted,
             seed=self.seed,
-            num_visual=self.num_visual,
-            text_tokens=self.text_tokens,
-            samples=samples,
-            versions=self.versions,
-            original={"exact": original and asdict(original), "cost": self._cost(Schedule(num_layers=self.num_layers))},
+            num_visual=self.planning.num_visual,
+            text_tokens=self.planning.text_tokens,
+            samples=self._sets(),
+            versions=self.job.base["versions"],
+            original=self._original(),
             observation=observation,
-            # The longest measured first: losses over different samples do not compare.
-            candidates=tuple(sorted(candidates, key=lambda item: (-item.kl.num, item.kl.mean, item.name))),
-            selection=tuple(selection),
+            table=tuple(
+                TableEntry(choice=row.choice, kl=row.kl, survived=row.survived)
+                for row in rows
+                if math.isfinite(row.kl.mean)
+            ),
+            candidates=tuple(
+                sorted(
+                    (
+                        self._measured(
+                            Method(named(item.choices), item.schedule, self.measured[item.schedule], item.choices)
+                        )
+                        for item in tried
+                        if math.isfinite(item.loss)
+                    ),
+                    key=lambda item: (item.kl.mean, item.name),
+                )
+            ),
+            forecasts=tuple(
+                Forecast(
+                    name=named(item.choices),
+                    forecast=self.planning.forecast(item.choices),
+                    measured=item.loss,
+                    generation=item.generation,
+                )
+                for item in tried
+                if math.isfinite(item.loss)
+            ),
+            ranking=rank_agreement(
+                [self.planning.forecast(item.choices) for item in ranked], [item.loss for item in ranked]
+            ).to_json(),
+            selection=tuple(map(self._measured, methods)),
             chosen=chosen.name,
-            curve=tuple(curve),
+            comparisons=tuple(self._comparisons(chosen, methods)),
+            violations=broken,
+            curve=tuple(points),
             overflowed=tuple(sorted(self.overflowed)),
         )
 
     # -- what the model is like ---------------------------------------------------------------------------------------
 
-    def _prepare(self, calibration_samples: Sequence[Sample], selection_samples: Sequence[Sample]) -> None:
-        """Cut the calibration set into the parts that the rungs add, and let the original answer everything."""
-        order = list(calibration_samples)
-        random.Random(self.seed).shuffle(order)
-        cuts = sorted({math.ceil(share * len(order)) for share in self.settings.rungs})
-        pieces = [order[a:b] for a, b in zip([0, *cuts], cuts, strict=False)]
-        # In pieces, so that an interruption loses little.
-        step = 4 * self.settings.batch_size
-        selected = [selection_samples[i : i + step] for i in range(0, len(selection_samples), step)]
-        self.progress.start(len(pieces) + len(selected), "the original's answers")
-        for piece in pieces:
-            self.parts.append(self.evaluator.part(piece))
-            self.progress.advance()
-        for piece in selected:
-            self.selection.append(self.evaluator.part(piece))
-            self.progress.advance()
-        prompts = [batch for part in self.parts for _, batch in part.prepared]
-        counts = Counter(batch.num_visual for batch in prompts for _ in batch.input_ids if batch.num_visual)
-        if not counts:
-            raise InputError("no calibration sample has an image or a video, so there is nothing to drop")
-        self.num_visual = counts.most_common(1)[0][0]
-        self.text_tokens = round(
-            median(int(row.sum()) - batch.num_visual for batch in prompts for row in batch.attention_mask)
-        )
-        check_one_token(self.budget, self.num_visual)
-
     def _observe(self) -> Observation:
-        """What the scores tell about the unpruned model on the calibration set."""
-        return observe(
-            self.model,
-            self.family,
-            self.evaluator.vision,
-            self.parts,
-            check_share=self.settings.check_share,
-            store=self.store,
-            base=[self.base, self.settings.batch_size, self.settings.max_new_tokens],
-            progress=self.progress,
+        return self.measuring.observation(CALIBRATION, self.settings.check_share)
+
+    def _table_units(self, observation: Observation) -> list[Json]:
+        """Every admitted drop alone."""
+        planning, found = self.planning, []
+        keeps = keep_counts(planning.num_visual, num=self.settings.keep_counts)
+        for cell in cells(planning.num_layers, planning.num_visual, keeps=keeps):
+            rules = candidate_rules(cell.layer, self.model.search_scores, self.settings)
+            admitted = admitted_rules(rules, cell.layer, observation)
+            found.append([Choice(layer=cell.layer, keep=cell.keep, rule=rule) for rule in admitted])
+        return self.measuring.table_units(
+            CALIBRATION, found, num_visual=planning.num_visual, saliency=planning.saliency, centers=CENTERS
         )
+
+    def _run_facts(self) -> dict[str, Any]:
+        return self.job.run_facts(seed=self.seed, sets=self.samples)
 
     # -- the search ---------------------------------------------------------------------------------------------------
 
-    def _choose(self) -> tuple[Measured, list[Measured], ScheduleKind]:
-        """(the chosen one, everything measured on the selection set, the kind of the chosen one)."""
-        if self.budget * self.num_visual > self.num_visual - 1:
-            empty = _EmptyKind()
-            chosen = self._on_selection(empty, empty.schedule(self.num_layers, self.num_visual, 1.0))
-            if chosen is None:
-                raise self._all_overflow()
-            return chosen, [chosen], empty
-        finalists = self._search()
-        kinds = {self.seen[schedule].name: (self.seen[schedule], schedule) for schedule in finalists}
-        paper = self.paper.schedule(self.num_layers, self.num_visual, self.budget)
-        if paper is not None:
-            kinds.setdefault(PaperKind.name, (self.paper, paper))
-        self.progress.start(len(kinds) + len(CONTROLS), "selection")
-        measured = {}
-        for name, (kind, schedule) in kinds.items():
-            found = self._on_selection(kind, schedule)
-            if found is not None:
-                measured[name] = found
-            self.progress.advance()
-        if not measured:
-            raise self._all_overflow()
-        chosen = min(measured.values(), key=lambda item: (item.kl.mean, item.name))
-        selection = sorted(measured.values(), key=lambda item: (item.kl.mean, item.name))
-        for name in CONTROLS:
-            control = self._control(chosen.schedule, name)
-            selection += [] if control is None else [control]
-            self.progress.advance()
-        return chosen, selection, kinds[chosen.name][0]
+    def _search(self, constraint: Constraint) -> list[Tried]:
+        """The programme's best sets and what the refinement made of them, in the order in which they were tried."""
+        starts = self.planning.best_sets(constraint, self.settings.programme_sets)
+        self.measured: dict[Schedule, Losses] = {}
 
-    def _search(self) -> list[Schedule]:
-        """The finalists' schedules, least loss on the calibration set first."""
-        space = SearchSpace.of(
-            self.num_layers,
-            vision_scores=self.family.search_scores,
-            head_reductions=self.settings.head_reductions,
-            merge_orders=self.settings.merge_orders,
-            cutoff_quantiles=self.settings.cutoff_quantiles,
+        def evaluate(schedules: Sequence[Schedule]) -> list[float]:
+            self.measured |= zip(schedules, self.measuring.losses(CALIBRATION, schedules), strict=True)
+            losses = [self.measured[schedule] for schedule in schedules]
+            return [found.estimates()["kl"].mean if found.is_finite else math.inf for found in losses]
+
+        tried = refine(
+            starts,
+            RefineSpace(
+                rules=self.planning.rules, max_drops=self.settings.max_drops, num_visual=self.planning.num_visual
+            ),
+            fit=lambda choices: self.planning.fit(choices, constraint),
+            schedule_of=self.planning.schedule,
+            evaluate=evaluate,
+            settings=RefineSettings(
+                # With nothing to drop there is nothing to refine.
+                generations=self.settings.generations if any(starts) else 0,
+                size=self.settings.generation_size,
+                seed=self.seed,
+            ),
+            value=self.planning.value(constraint),
         )
-        kinds: list[ScheduleKind] = [self.paper, *space.shuffled(self.seed)]
-        found = self._halve(self._admit(kinds, self.settings.max_candidates), "candidates")
-        if not found and self.overflowed:
-            raise self._all_overflow()
-        if not found:
+        self.overflowed |= {named(item.choices) for item in tried if not math.isfinite(item.loss)}
+        return tried
+
+    def _choose(
+        self, tried: Sequence[Tried], constraint: Constraint
+    ) -> tuple[Method, list[Method], dict[str, list[str]]]:
+        """(the chosen one, all finalists best first, broken limits by name)."""
+        best = sorted(
+            (item for item in tried if math.isfinite(item.loss)), key=lambda item: (item.value, named(item.choices))
+        )[: self.settings.finalists]
+        if constraint.limits_loss:
+            # What meets the limit on one set may not on the other; dropping nothing always does.
+            empty = self.planning.schedule(())
+            best += [Tried(choices=(), schedule=empty, loss=0.0, value=0.0, generation=0)]
+        losses = self.measuring.losses(
+            SELECTION, [item.schedule for item in best], answers=True, title="finalists, selection"
+        )
+        methods = [
+            Method(named(item.choices), item.schedule, found, item.choices)
+            for item, found in zip(best, losses, strict=True)
+        ]
+        self.overflowed |= {method.name for method in methods if not method.losses.is_finite}
+        finite = [method for method in methods if method.losses.is_finite]
+        if not finite:
             raise InputError(
-                f"budget {self.budget}: no candidate meets it on {self.num_layers} layers and {self.num_visual} "
-                "visual tokens"
+                f"the logits of every schedule tried are not finite with dtype {self.settings.dtype} (first "
+                f"{min(self.overflowed)}): the model overflows; try bfloat16 or float32"
             )
-        if self.settings.neighbours:
-            around = [
-                other
-                for schedule in found[:2]
-                for other in (
-                    space.neighbours(self.seen[schedule]) if isinstance(self.seen[schedule], Candidate) else []
-                )
-            ]
-            random.Random(self.seed).shuffle(around)
-            found += self._halve(self._admit(around, self.settings.neighbours), "neighbours of the best")
-        return sorted(found, key=self._mean)[: self.settings.finalists]
-
-    def _admit(self, kinds: Sequence[ScheduleKind], limit: int) -> list[Schedule]:
-        """New schedules that meet the budget, in order, at most `limit`."""
-        admitted: list[Schedule] = []
-        for kind in kinds:
-            schedule = kind.schedule(self.num_layers, self.num_visual, self.budget)
-            if schedule is not None and schedule not in self.seen:
-                self.seen[schedule] = kind
-                admitted.append(schedule)
-                if len(admitted) == limit:
-                    break
-        return admitted
-
-    def _halve(self, schedules: list[Schedule], title: str) -> list[Schedule]:
-        """Successive halving; returns those that saw the whole calibration set, best first. One that overflows leaves
-        at once."""
-        alive = schedules
-        for rung, part in enumerate(self.parts):
-            self.progress.start(len(alive), f"{title}, round {rung + 1} of {len(self.parts)}")
-            for schedule in alive:
-                losses = self.evaluator.measure(schedule, part)
-                self.losses[schedule] = Losses.joined([self.losses[schedule], losses]) if rung else losses
-                self.progress.advance()
-            self.overflowed |= {self.seen[item].name for item in alive if not self.losses[item].is_finite}
-            alive = sorted((item for item in alive if self.losses[item].is_finite), key=self._mean)
-            if rung + 1 < len(self.parts):
-                alive = alive[
-                    : max(min(self.settings.finalists, len(alive)), math.ceil(self.settings.survivors * len(alive)))
-                ]
-        return alive
-
-    def _mean(self, schedule: Schedule) -> tuple[float, str]:
-        return self.losses[schedule].estimates()["kl"].mean, self.seen[schedule].name
-
-    def _all_overflow(self) -> InputError:
-        return InputError(
-            f"the logits of every schedule tried are not finite with dtype {self.settings.dtype} (first "
-            f"{min(self.overflowed)}): the model overflows; try bfloat16 or float32"
+        value = self.planning.value(constraint)
+        order = sorted(
+            finite, key=lambda method: (value(method.choices, method.losses.estimates()["kl"].mean), method.name)
         )
+        broken = {method.name: found for method in order if (found := self._broken(method.losses))}
+        kept = [method for method in order if method.name not in broken]
+        if not kept:
+            raise InputError(
+                f"no finalist keeps the limits on subsets: the best, {order[0].name}, breaks "
+                f"{broken[order[0].name][0]}; allow more, or a larger budget"
+            )
+        return kept[0], order, broken
 
-    # -- measuring on the selection set -------------------------------------------------------------------------------
-
-    def _on_selection(self, kind: ScheduleKind, schedule: Schedule, name: str | None = None) -> Measured | None:
-        """None where it overflows."""
-        losses = Losses.joined([self.evaluator.measure(schedule, part, answers=True) for part in self.selection])
-        if not losses.is_finite:
-            self.overflowed.add(name or kind.name)
-            return None
-        return self._measured(kind, schedule, losses, name)
-
-    def _control(self, schedule: Schedule, name: str) -> Measured | None:
-        return self._on_selection(_EmptyKind(), controls(schedule, name, seed=self.seed), name)
-
-    def _curve(self, chosen: ScheduleKind) -> list[CurvePoint]:
-        """The chosen kind, the paper's and the controls over budgets; a kind that cannot meet a budget, or overflows,
-        has no point there."""
-        if isinstance(chosen, _EmptyKind):
+    def _broken(self, losses: Losses) -> list[str]:
+        if not self.limits:
             return []
-        wanted = sorted(
-            {self.budget, *(value for value in self.settings.curve_budgets if value * self.num_visual >= 1)},
-            reverse=True,
+        samples = self.samples[SELECTION]
+        found = violations(
+            {measure: losses.by_id(measure) for measure in ("score", "kl")},
+            {measure: self.original.by_id(measure) for measure in ("score", "kl")},
+            self.limits,
+            subsets={sample.id: sample.subset for sample in samples},
+            clusters=self._clusters(),
+            seed=self.seed,
         )
-        points: list[CurvePoint] = []
-        self.progress.start(len(wanted) * (2 + len(CONTROLS)), "curve over budgets")
+        return [
+            f"{item.limit.subset}: {item.limit.measure} {item.drop.mean:.4f} worse, {item.limit.max_drop:g} allowed"
+            for item in found
+        ]
 
-        def add(name: str, budget: float, measured: Measured | None) -> None:
-            if measured is not None:
-                points.append(CurvePoint(kind=name, wanted=budget, measured=measured))
+    # -- the verdict --------------------------------------------------------------------------------------------------
 
-        for budget in wanted:
-            kinds = {"chosen": chosen, "paper": self.paper}
-            schedules = {name: kind.schedule(self.num_layers, self.num_visual, budget) for name, kind in kinds.items()}
-            for name, schedule in schedules.items():
-                if schedule is not None:
-                    add(name, budget, self._on_selection(kinds[name], schedule))
-                self.progress.advance()
-            like = schedules["chosen"] or schedules["paper"]
-            for name in CONTROLS:
-                if like is not None:
-                    add(name, budget, self._control(like, name))
-                self.progress.advance()
-        return points
+    def _comparisons(self, chosen: Method, methods: Sequence[Method]) -> list[Comparison]:
+        """Every other method against the chosen one."""
+        measures = ["kl", *(["score"] if chosen.losses.by_id("score") else [])]
+        return [
+            compare(
+                method.name,
+                method.losses.by_id(measure),
+                chosen.losses.by_id(measure),
+                self._clusters(),
+                measure=measure,
+                seed=self.seed,
+            )
+            for method in methods
+            if method.name != chosen.name
+            for measure in measures
+        ]
 
-    def _measured(self, kind: ScheduleKind, schedule: Schedule, losses: Losses, name: str | None = None) -> Measured:
-        return Measured(
-            name=name or kind.name,
-            schedule=schedule,
-            group_counts=schedule.group_counts(self.num_visual),
-            budget=schedule.budget(self.num_visual),
-            cost=self._cost(schedule),
-            choices=choices_of(kind),
-            **losses.estimates(),
-        )
+    def _measured(self, method: Method) -> Measured:
+        return self.planning.measured(method, self._clusters())
 
-    def _cost(self, schedule: Schedule) -> dict[str, int]:
-        return asdict(prefill_cost(self.shape, schedule.layer_counts(self.num_visual), self.text_tokens))
+    def _clusters(self) -> dict[str, Hashable]:
+        return {**clusters_by_id(self.samples[CALIBRATION]), **clusters_by_id(self.samples[SELECTION])}
+
+    def _original(self) -> dict[str, Any]:
+        estimates = self.original.estimates(self._clusters())
+        cost = self.planning.cost(self.planning.schedule(()).layer_counts(self.planning.num_visual))
+        return {name: estimates[name] and asdict(estimates[name]) for name in ("exact", "score")} | {"cost": cost}
+
+    def _sets(self) -> dict[str, Any]:
+        return {
+            name: {"digest": samples_digest(samples), "num": len(samples), "ids": [sample.id for sample in samples]}
+            for name, samples in self.samples.items()
+        }
+
+    def _provenance(self, constraint: Constraint, chosen: Method, measured: Measured) -> dict[str, Any]:
+        return {
+            "chosen": chosen.name,
+            "constraint": {**asdict(constraint), "num_visual": self.planning.num_visual},
+            "forecast": {
+                "kl": self.planning.forecast(chosen.choices),
+                "budget": measured.budget,
+                "seconds": self.planning.seconds(chosen.schedule),
+                **measured.cost,
+            },
+            "measured": {
+                name: getattr(measured, name) and asdict(getattr(measured, name))
+                for name in ("kl", "top1", "exact", "score")
+            },
+            "model": self.job.base["model"],
+            "samples": self._sets(),
+            "seed": self.seed,
+            "versions": self.job.base["versions"],
+        }
 
 
-class _EmptyKind:
-    """Nothing is dropped; the only schedule of budget 1."""
+def _rungs(samples: Sequence[Sample], settings: CalibrationSettings, seed: int) -> list[list[Sample]]:
+    """The parts that the rounds of successive halving add, in an order drawn by the seed."""
+    order = list(samples)
+    random.Random(seed).shuffle(order)
+    cuts = sorted({math.ceil(share * len(order)) for share in settings.rungs})
+    return [order[a:b] for a, b in zip([0, *cuts], cuts, strict=False)]
 
-    name = "none"
 
-    def schedule(self, num_layers: int, num_visual: int, budget: float) -> Schedule | None:
-        return Schedule(num_layers=num_layers)
-
-
-def versions() -> dict[str, str]:
-    """Of the packages that results depend on."""
-    found = {}
-    for name in ("vitcop", "torch", "transformers", "numpy", "scipy", "pillow", "tokenizers"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "unknown"
-    return found
+def _pieces(samples: Sequence[Sample], size: int) -> list[Sequence[Sample]]:
+    return [samples[i : i + size] for i in range(0, len(samples), size)]
 
 
 def _check_samples(calibration_samples: Sequence[Sample], selection_samples: Sequence[Sample]) -> None:
-    for name, samples in (("calibration", calibration_samples), ("selection", selection_samples)):
+    for name, samples in ((CALIBRATION, calibration_samples), (SELECTION, selection_samples)):
         if not samples:
             raise InputError(f"the {name} set is empty")
     shared = {sample.content_digest for sample in calibration_samples} & {

@@ -2,23 +2,33 @@
 
 | kind | content | result |
 |---|---|---|
-| targets | part | num: samples of the part whose answers of the original are now in the store |
-| losses | schedule, part, answers | ids, kl, top1, exact, as in `Losses` |
+| model | | num_layers, vision_scores, search_scores, shape |
+| targets | part | visual, text: tokens of each prompt; the original's answers are in the store afterwards |
+| original | part | `Losses` of the unpruned model |
+| observed | part, check_share | a piece of an `Observation` |
+| cell | choices, parts, num_visual, saliency, centers | rows of the sensitivity table |
+| losses | schedule, part, answers | `Losses` |
+| rival | name, budget, num_visual, part | `Losses`, with answers |
 """
 
 import json
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from vitcop.calibrate.calibration import CalibrationSettings
 from vitcop.calibrate.checkpoint import Checkpoint
+from vitcop.calibrate.choices import Choice, choice_from
+from vitcop.calibrate.cost import DecoderShape
 from vitcop.calibrate.evaluation import Evaluator, Losses, Part
 from vitcop.calibrate.executors.base import Json
 from vitcop.calibrate.loading import load_model
+from vitcop.calibrate.observe.observing import observe_part
+from vitcop.calibrate.rivals import RIVALS
 from vitcop.calibrate.sample_json import samples_from_json
 from vitcop.calibrate.samples import Sample, digested
 from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.sensitivity import Row, measure_cell
 from vitcop.calibrate.store import Store
 from vitcop.calibrate.torch_threads import torch_threads
 from vitcop.calibrate.versions import versions
@@ -37,9 +47,25 @@ def losses_unit(base: Any, schedule: Schedule, part: str, *, answers: bool = Fal
     return unit("losses", base, schedule=plain, part=part, answers=answers)
 
 
+def cell_unit(base: Any, choices: Sequence[Choice], parts: Sequence[str], **geometry: Any) -> Json:
+    """Measure all choices of one cell alone; `geometry` as in `measure_cell`."""
+    plain = [asdict(choice) for choice in choices]
+    return unit("cell", base, choices=plain, parts=list(parts), **geometry)
+
+
 def losses_of(result: Json) -> Losses:
-    """The result of a losses unit."""
-    return Losses(**{name: tuple(result[name]) for name in ("ids", "kl", "top1", "exact")})
+    """The result of a unit that measures losses."""
+    losses = Losses.from_json(result)
+    assert losses is not None, "no losses"
+    return losses
+
+
+def rows_of(result: Json) -> list[Row]:
+    """The result of a cell unit."""
+    return [
+        Row(choice=choice_from(row["choice"]), losses=losses_of(row["losses"]), survived=row["survived"])
+        for row in result["rows"]
+    ]
 
 
 class CalibrationPerformer:
@@ -66,18 +92,67 @@ class CalibrationPerformer:
             self._parts[digest] = self.evaluator.part(self._samples[digest])
         return self._parts[digest]
 
+    def model(self, unit: Json) -> Json:
+        family = self.evaluator.family
+        return {
+            "num_layers": family.num_layers,
+            "vision_scores": list(family.vision_scores),
+            "search_scores": list(family.search_scores),
+            "shape": asdict(DecoderShape.from_config(self.evaluator.model.config)),
+        }
+
     def targets(self, unit: Json) -> Json:
-        return {"num": len(self.part(unit["part"]).targets)}
+        prompts = [
+            (batch.num_visual, int(mask.sum()) - batch.num_visual)
+            for _, batch in self.part(unit["part"]).prepared
+            for mask in batch.attention_mask
+        ]
+        return {"visual": [visual for visual, _ in prompts], "text": [text for _, text in prompts]}
+
+    def original(self, unit: Json) -> Json:
+        return self.evaluator.original(self.part(unit["part"])).to_json()
+
+    def observed(self, unit: Json) -> Json:
+        evaluator = self.evaluator
+        return observe_part(
+            evaluator.model,
+            evaluator.family,
+            evaluator.vision,
+            self.part(unit["part"]),
+            check_share=unit["check_share"],
+        ).to_json()
+
+    def cell(self, unit: Json) -> Json:
+        rows = measure_cell(
+            self.evaluator,
+            [choice_from(plain) for plain in unit["choices"]],
+            [self.part(digest) for digest in unit["parts"]],
+            num_visual=unit["num_visual"],
+            saliency=unit["saliency"],
+            centers=tuple(unit["centers"]),
+        )
+        return {
+            "rows": [
+                {"choice": asdict(row.choice), "losses": row.losses.to_json(), "survived": row.survived} for row in rows
+            ]
+        }
 
     def losses(self, unit: Json) -> Json:
         schedule = Schedule.from_json(json.dumps(unit["schedule"]), source=f"unit {unit['key']}")
-        losses = self.evaluator.measure(schedule, self.part(unit["part"]), answers=unit["answers"])
-        return {name: list(getattr(losses, name)) for name in ("ids", "kl", "top1", "exact")}
+        return self.evaluator.measure(schedule, self.part(unit["part"]), answers=unit["answers"]).to_json()
+
+    def rival(self, unit: Json) -> Json:
+        evaluator, rule = self.evaluator, RIVALS[unit["name"]]
+        size = {"budget": unit["budget"], "num_visual": unit["num_visual"]}
+        runner = rule.runner(evaluator.model, evaluator.family, evaluator.vision, **size)
+        assert runner is not None, "a rule was asked for a budget that it cannot meet"
+        key = [unit["name"], rule.key(evaluator.family.num_layers, unit["num_visual"], unit["budget"])]
+        return evaluator.measure_runner(key, runner, self.part(unit["part"]), answers=True).to_json()
 
 
 _KINDS: dict[str, Callable[[CalibrationPerformer, Json], Json]] = {
-    "targets": CalibrationPerformer.targets,
-    "losses": CalibrationPerformer.losses,
+    kind: getattr(CalibrationPerformer, kind)
+    for kind in ("model", "targets", "original", "observed", "cell", "losses", "rival")
 }
 
 

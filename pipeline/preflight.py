@@ -28,7 +28,7 @@ class Checked:
         num_samples: of each split.
         weight_bytes: size of all weight shards.
         model_digest: of all files of the model folder.
-        schedule_digest, baseline_digest: of these files where the recipe names them.
+        schedule_digest, cost_digest, baseline_digest: of these files where the recipe names them.
     """
 
     checkpoint: "Checkpoint"
@@ -37,12 +37,14 @@ class Checked:
     weight_bytes: int
     model_digest: str
     schedule_digest: str | None = None
+    cost_digest: str | None = None
     baseline_digest: str | None = None
 
 
 def check_recipe(recipe: Recipe, digests: Digests) -> Checked:
     """Open model folder, target and every sample of every split. Raises InputError for the first thing wrong."""
     from vitcop.calibrate.checkpoint import Checkpoint
+    from vitcop.calibrate.latency import CostTable
     from vitcop.calibrate.samples import load_samples, samples_digest
     from vitcop.export.runtimes import open_target
 
@@ -63,6 +65,9 @@ def check_recipe(recipe: Recipe, digests: Digests) -> Checked:
     schedule, baseline = recipe.calibrate.schedule, recipe.verify.baseline
     if baseline is not None and not baseline.is_file():
         raise InputError(f"{baseline}: no such baseline (an earlier verify.json)")
+    cost = recipe.calibrate.cost
+    if cost is not None:
+        CostTable.load(cost).check_model(checkpoint.config_hash)
     model_files = sorted(path for path in checkpoint.path.iterdir() if path.is_file() and not path.name.startswith("."))
     return Checked(
         checkpoint=checkpoint,
@@ -71,6 +76,7 @@ def check_recipe(recipe: Recipe, digests: Digests) -> Checked:
         weight_bytes=sum((checkpoint.path / shard).stat().st_size for shard in checkpoint.shards),
         model_digest=digest_of({path.name: digests.file(path) for path in model_files}),
         schedule_digest=digests.file(schedule) if isinstance(schedule, Path) else None,
+        cost_digest=digests.file(cost) if cost is not None else None,
         baseline_digest=digests.file(baseline) if baseline is not None else None,
     )
 

@@ -41,12 +41,26 @@ class DataSection(Section):
     selection: RecipePath | None = Field(None, description="samples that the schedules compete on; needed for a search")
 
 
+CONSTRAINTS = ("flops", "kv_bytes", "latency_ms", "max_loss")
+"""What a search may be held to in place of a budget."""
+
+
 class CalibrateSection(Section):
     """How the schedule is found."""
 
     budget: Budget = Field(
         1 / 3, description="mean share of visual tokens over all decoder layers, in (0, 1]: 0.25 or 1/4"
     )
+    flops: float | None = Field(None, gt=0, description="most FLOPs of a prefill, in place of a budget")
+    kv_bytes: float | None = Field(None, gt=0, description="most bytes of its KV cache, in place of a budget")
+    latency_ms: float | None = Field(None, gt=0, description="most milliseconds on the target of `cost`, likewise")
+    max_loss: float | None = Field(None, gt=0, description="most KL in nats, likewise; costs are made least")
+    cost: RecipePath | None = Field(None, description="measured times, from `vitcop bench --cost-table`")
+    subset_limits: dict[str, float] = Field(
+        default_factory=dict, description="greatest loss of task score (a share of 1), by subset"
+    )
+    executor: Literal["local", "ray"] = Field("local", description="who does the work: this machine, or Ray")
+    workers: Count | None = Field(None, description="processes or Ray actors; the result is the same for any number")
     seed: int = Field(0, strict=True, ge=0, description="seed of everything random in the search and its controls")
     schedule: ScheduleSource = Field(
         None, description=f"a schedule file or preset ({', '.join(PRESETS)}) instead of a search"
@@ -134,6 +148,14 @@ class Recipe(Section):
     report: ReportSection = ReportSection()
 
     @property
+    def constraint(self) -> dict[str, Any]:
+        """What `open_search` takes: another constraint in place of the budget, where there is one."""
+        section = self.calibrate
+        others = {name: getattr(section, name) for name in CONSTRAINTS}
+        replaced = any(value is not None for value in others.values())
+        return {"budget": None if replaced else section.budget, "limits_to": others}
+
+    @property
     def search_settings(self) -> dict[str, Any]:
         """Settings of the search, with device and attention of the recipe."""
         return {"device": self.device, "attn": self.attn, **self.calibrate.search}
@@ -143,6 +165,17 @@ class Recipe(Section):
         """Options of the runtime, with the device of the recipe where the runtime leaves a choice."""
         default = {"device": self.device} if self.build.target == "onnxruntime" else {}
         return {**default, **self.build.options}
+
+    @model_validator(mode="after")
+    def _one_constraint(self) -> "Recipe":
+        section = self.calibrate
+        named = [name for name in CONSTRAINTS if getattr(section, name) is not None]
+        named = (["budget"] if "budget" in section.model_fields_set else []) + named
+        if len(named) > 1:
+            raise ValueError(f"`calibrate`: {' and '.join(named)} are given; a search has one constraint")
+        if section.latency_ms is not None and section.cost is None:
+            raise ValueError("`calibrate.latency_ms` needs `calibrate.cost`, made with `vitcop bench --cost-table`")
+        return self
 
     @model_validator(mode="after")
     def _sound_data(self) -> "Recipe":

@@ -7,7 +7,7 @@ from typing import Any
 
 from vitcop.pipeline.console import Console
 from vitcop.pipeline.preflight import Checked
-from vitcop.pipeline.recipe import Recipe
+from vitcop.pipeline.recipe import CalibrateSection, Recipe
 from vitcop.pipeline.versions import versions_of
 
 UNPRUNED = ".vitcop/unpruned"
@@ -95,7 +95,8 @@ def _model(checked: Checked) -> dict[str, str]:
 def _calibrate_inputs(recipe: Recipe, checked: Checked) -> dict[str, str]:
     found = _model(checked)
     if recipe.calibrate.schedule is None:
-        return found | {f"{name} samples": checked.digests[name] for name in ("calibration", "selection")}
+        found |= {f"{name} samples": checked.digests[name] for name in ("calibration", "selection")}
+        return found | ({"cost table": checked.cost_digest} if checked.cost_digest else {})
     return found | ({"schedule file": checked.schedule_digest} if checked.schedule_digest else {})
 
 
@@ -120,7 +121,7 @@ def _verify_inputs(recipe: Recipe, checked: Checked) -> dict[str, str]:
 def _run_calibrate(stage: StageRun) -> None:
     from vitcop.pipeline.partial import write_text
     from vitcop.pipeline.preflight import load_schedule
-    from vitcop.pipeline.steps.calibrate import open_search
+    from vitcop.pipeline.steps.calibrate import Workers, open_search
 
     recipe, section = stage.recipe, stage.recipe.calibrate
     if section.schedule is not None:
@@ -130,9 +131,12 @@ def _run_calibrate(stage: StageRun) -> None:
         recipe.model,
         recipe.data.calibration,
         recipe.data.selection,
-        budget=section.budget,
+        **recipe.constraint,
         seed=section.seed,
         settings=recipe.search_settings,
+        cost=section.cost,
+        subset_limits=section.subset_limits,
+        workers=Workers(executor=section.executor, count=section.workers),
         calibration_limit=section.calibration_limit,
         selection_limit=section.selection_limit,
     )
@@ -266,7 +270,12 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         name="calibrate",
         outputs=(Output(path="schedule.json"), Output(path="calibration.json", optional=True)),
-        settings=("calibrate", "device", "attn"),
+        # Who does the work makes no difference to what is found.
+        settings=(
+            *(f"calibrate.{name}" for name in CalibrateSection.model_fields if name not in ("executor", "workers")),
+            "device",
+            "attn",
+        ),
         inputs=_calibrate_inputs,
         versions=_torch_versions,
         run=_run_calibrate,

@@ -1,6 +1,4 @@
 """Benchmarks at tiny sizes: what they write, and the arithmetic behind it."""
-"""Benchmarks at tiny shapes: a prefill on whatever device there is, the arithmetic of its roofline, and what budgets
-cost in quality."""
 
 import json
 import math
@@ -172,6 +170,8 @@ def test_sensitivity_says_when_numbers_differ(monkeypatch, tmp_path):
     with pytest.raises(AssertionError, match="the forms differ"):
         program.main()
     assert not list(tmp_path.iterdir())
+
+
 @pytest.fixture
 def quality(monkeypatch, tmp_path):
     """The program, with a tiny model and its samples, and the arguments that name them."""

@@ -1,6 +1,8 @@
-"""`calibrate`: find the schedule that keeps the most quality within a budget, on the user's own samples."""
+"""`calibrate`: find the schedule that keeps the most quality within a constraint, on the user's own samples."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +14,23 @@ from vitcop.pipeline.workspace import Workspace
 from vitcop.plugins.errors import InputError
 
 if TYPE_CHECKING:
-    from vitcop.calibrate.calibration import CalibrationSettings
+    from vitcop.calibrate.calibration import Calibration, CalibrationSettings
     from vitcop.calibrate.checkpoint import Checkpoint
+    from vitcop.calibrate.constraints import Constraint
+    from vitcop.calibrate.latency import CostTable
     from vitcop.calibrate.samples import Sample
     from vitcop.calibrate.schedule import Schedule
+    from vitcop.calibrate.subset_limits import SubsetLimit
+
+DEFAULT_BUDGET = "1/3"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """Who performs the work: this process, `count` processes of this machine, or Ray actors ("ray")."""
+
+    executor: str = "local"
+    count: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,35 +40,93 @@ class Search:
     checkpoint: "Checkpoint"
     calibration_samples: "list[Sample]"
     selection_samples: "list[Sample]"
-    budget: float
+    constraint: "Constraint"
     seed: int = 0
     settings: "CalibrationSettings"
+    cost_table: "CostTable | None" = None
+    limits: "tuple[SubsetLimit, ...]" = ()
+    workers: Workers = Workers()
 
     def run(
-        self, *, schedule_out: Path | None, calibration_out: Path | None, store: Path | None, console: Console
+        self,
+        *,
+        schedule_out: Path | None,
+        calibration_out: Path | None,
+        store: Path | None,
+        console: Console,
+        merged: Sequence[str | Path] = (),
     ) -> "Schedule":
         """Search; write schedule.json and calibration.json where places for them are given.
 
-        `store` holds finished measurements, so that an interrupted search goes on where it was.
+        Args:
+            store: of finished measurements, so that an interrupted search goes on where it was.
+            merged: partial tables of shards, or folders of them.
         """
         from vitcop.calibrate.search import calibrate
+        from vitcop.calibrate.shards import PartialTable, merge, partial_files
 
+        tables = [PartialTable.load(path) for path in partial_files(merged)]
+        self._tell(console)
         with console.progress() as progress:
             result = calibrate(
-                self.checkpoint,
-                self.calibration_samples,
-                self.selection_samples,
-                budget=self.budget,
-                seed=self.seed,
-                settings=self.settings,
+                *self._inputs,
+                constraint=self.constraint,
                 progress=progress,
                 store=store,
+                cost_table=self.cost_table,
+                limits=self.limits,
+                merged=merge(tables) if tables else None,
+                **self._settings,
             )
         if calibration_out is not None:
             write_text(calibration_out, result.to_json())
         if schedule_out is not None:
             write_text(schedule_out, result.schedule.to_json())
+        _tell_verdict(result, console)
         return result.schedule
+
+    def run_shard(self, shard: str, *, out: Path, store: Path | None, console: Console) -> Path:
+        """Measure one shard ("i/n") of the sensitivity table and write its partial table into `out`; returns the
+        file."""
+        from vitcop.calibrate.search import measure_shard
+        from vitcop.calibrate.shards import Shard
+
+        chosen = Shard.parse(shard)
+        with console.progress() as progress:
+            table = measure_shard(*self._inputs, chosen, progress=progress, store=store, **self._settings)
+        path = out / chosen.file_name
+        table.save(path)
+        return path
+
+    @property
+    def _inputs(self) -> tuple[Any, ...]:
+        return self.checkpoint, self.calibration_samples, self.selection_samples
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        from vitcop.calibrate.executors.opening import open_executor
+
+        opened = partial(
+            open_executor, self.workers.executor, num_workers=self.workers.count, device=self.settings.device
+        )
+        return {"seed": self.seed, "settings": self.settings, "open_executor": opened}
+
+    def _tell(self, console: Console) -> None:
+        if not any(sample.answers for sample in (*self.calibration_samples, *self.selection_samples)):
+            console.note(
+                "no sample has an answer: schedules are compared with what the original itself answers, and no task "
+                "score is measured"
+            )
+
+
+def _tell_verdict(result: "Calibration", console: Console) -> None:
+    """Who is surely better than the chosen schedule, where anybody is."""
+    better = [item for item in result.comparisons if item.measure == "kl" and item.verdict == "better"]
+    for item in better:
+        console.note(
+            f"{item.name} loses less than the chosen schedule on the selection samples (KL {item.difference:+.4f}, "
+            f"95 % {item.low:+.4f} to {item.high:+.4f}); see calibration.json"
+        )
 
 
 def open_search(
@@ -61,28 +134,72 @@ def open_search(
     calibration: str | Path,
     selection: str | Path,
     *,
-    budget: float | str,
+    budget: float | str | None = None,
+    limits_to: Mapping[str, float] | None = None,
     seed: int = 0,
     settings: dict[str, Any] | None = None,
     calibration_limit: int | None = None,
     selection_limit: int | None = None,
+    cost: str | Path | None = None,
+    subset_limits: Mapping[str, float] | None = None,
+    workers: Workers | None = None,
+    skip_bad: bool = False,
+    console: Console | None = None,
 ) -> Search:
-    """Open and check all inputs of a search. Raises InputError for a wrong model, sample, budget or setting."""
-    from vitcop.calibrate.checkpoint import Checkpoint
-    from vitcop.calibrate.samples import load_samples
+    """Open and check all inputs of a search.
 
-    try:
-        share = parse_budget(budget)
-    except ValueError as error:
-        raise InputError(f"budget: {error}") from None
+    Args:
+        limits_to: one of flops, kv_bytes, latency_ms, max_loss and its value, in place of a budget.
+        cost: cost.json of a target.
+        subset_limits: greatest loss of task score (a share of 1) by subset.
+        skip_bad: leave out samples that cannot be read, naming them, instead of refusing the file.
+
+    Raises InputError for a wrong model, sample, constraint or setting.
+    """
+    from vitcop.calibrate.checkpoint import Checkpoint
+    from vitcop.calibrate.latency import CostTable
+    from vitcop.calibrate.subset_limits import SubsetLimit
+
+    constraint = _constraint(budget, limits_to or {})
+    checkpoint = Checkpoint.open(model)
     return Search(
-        checkpoint=Checkpoint.open(model),
-        calibration_samples=load_samples(calibration, limit=calibration_limit),
-        selection_samples=load_samples(selection, limit=selection_limit),
-        budget=share,
+        checkpoint=checkpoint,
+        calibration_samples=_samples(calibration, calibration_limit, skip_bad, console),
+        selection_samples=_samples(selection, selection_limit, skip_bad, console),
+        constraint=constraint,
         seed=seed,
         settings=search_settings(settings),
+        cost_table=None if cost is None else CostTable.load(cost),
+        limits=tuple(
+            SubsetLimit(subset=subset, max_drop=most) for subset, most in sorted((subset_limits or {}).items())
+        ),
+        workers=workers or Workers(),
     )
+
+
+def _constraint(budget: float | str | None, limits_to: Mapping[str, float]) -> "Constraint":
+    from vitcop.calibrate.constraints import Constraint
+
+    given = [name for name, value in {"budget": budget, **limits_to}.items() if value is not None]
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(given)}: a search has one constraint; leave out all but one")
+    if given and given != ["budget"]:
+        return Constraint(kind=given[0], value=float(limits_to[given[0]]))
+    try:
+        return Constraint(kind="budget", value=parse_budget(DEFAULT_BUDGET if budget is None else budget))
+    except ValueError as error:
+        raise InputError(f"budget: {error}") from None
+
+
+def _samples(path: str | Path, limit: int | None, skip_bad: bool, console: Console | None) -> "list[Sample]":
+    from vitcop.calibrate.samples import load_samples
+
+    bad: list[str] = []
+    samples = load_samples(path, limit=limit, bad=bad if skip_bad else None)
+    for reason in bad:
+        if console is not None:
+            console.note(f"left out: {reason}")
+    return samples
 
 
 def calibrate(
@@ -90,39 +207,42 @@ def calibrate(
     calibration: str | Path,
     selection: str | Path,
     *,
-    budget: float | str,
-    seed: int = 0,
-    settings: dict[str, Any] | None = None,
-    calibration_limit: int | None = None,
-    selection_limit: int | None = None,
     out: str | Path | None = None,
+    shard: str | None = None,
+    merged: Sequence[str | Path] = (),
     console: Console | None = None,
-) -> "Schedule":
+    **search: Any,
+) -> "Schedule | Path":
     """Search for the schedule of a model.
 
     Args:
         model: folder of the checkpoint.
-        calibration, selection: sample files; statistics come from the first, the candidates compete on the second.
-        budget: mean share of visual tokens over all decoder layers, in (0, 1]: 0.25 or "1/4".
-        seed: of everything random.
-        settings: of the search, by name.
-        calibration_limit, selection_limit: use only so many samples from the front.
+        calibration, selection: sample files; everything is searched on the first, the last few compete on the second.
         out: folder for schedule.json, calibration.json and what resumes a search; nothing is written where None.
+        shard: "i/n": measure this share of the sensitivity table alone and write it into `out`.
+        merged: partial tables of shards, or folders of them, in place of measuring the table.
+        search: budget and everything else that `open_search` takes.
 
-    Raises InputError for anything wrong with model, samples, budget, settings or `out`.
+    Returns the schedule, or the file of the shard. Raises InputError for anything wrong with model, samples,
+    constraint, settings or `out`.
     """
     console = console or Console(quiet=True)
+    if shard is not None and (out is None or merged):
+        raise InputError(f"shard {shard}: needs a folder to write into, and nothing to merge")
     workspace = Workspace(out) if out is not None else None
     if workspace is not None:
         workspace.check()
-    limits = {"calibration_limit": calibration_limit, "selection_limit": selection_limit}
-    search = open_search(model, calibration, selection, budget=budget, seed=seed, settings=settings, **limits)
+    opened = open_search(model, calibration, selection, console=console, **search)
     if workspace is None:
-        return search.run(schedule_out=None, calibration_out=None, store=None, console=console)
+        return opened.run(schedule_out=None, calibration_out=None, store=None, console=console, merged=merged)
     with workspace.locked():
-        return search.run(
+        store = workspace.private / "calibrate"
+        if shard is not None:
+            return opened.run_shard(shard, out=workspace.out, store=store, console=console)
+        return opened.run(
             schedule_out=workspace.out / "schedule.json",
             calibration_out=workspace.out / "calibration.json",
-            store=workspace.private / "calibrate",
+            store=store,
             console=console,
+            merged=merged,
         )

@@ -1,0 +1,44 @@
+"""Which rules a search tries before which layer. No torch."""
+
+from collections.abc import Sequence
+
+from vitcop.calibrate.calibration import CalibrationSettings
+from vitcop.calibrate.choices import AT_INPUT, Rule
+from vitcop.calibrate.observe.observation import Observation
+
+CENTERS = (15, 100)
+"""Cluster centres as a share of the clustered tokens: the paper's middle value. One value, so that one table serves all
+budgets."""
+
+
+def candidate_rules(layer: int, vision_scores: Sequence[str], settings: CalibrationSettings) -> tuple[Rule, ...]:
+    """All rules that are tried before a layer, `uniform` among them: it costs nothing, and some models want no more.
+
+    Args:
+        layer: AT_INPUT for the vision stage.
+        vision_scores: of the family, that are worth trying.
+    """
+    uniform = Rule(score="uniform", order="largest")
+    if layer == AT_INPUT:
+        return (*(Rule(score=score, order="largest") for score in vision_scores), uniform)
+    norms = [
+        Rule(score="k_norm", order=order, head_reduction=reduction)
+        for reduction in settings.head_reductions
+        for order in ("smallest", "largest")
+    ]
+    merges = [
+        Rule(op="merge", score="k_norm", order=order, merge=merge, cutoff_quantile=quantile)
+        for order in settings.merge_orders
+        for merge in ("sum", "mean")
+        for quantile in settings.cutoff_quantiles
+    ]
+    carried = [Rule(score="vision_saliency", order="largest", saliency=score) for score in vision_scores]
+    return (*norms, Rule(score="text_query", order="largest"), *carried, uniform, *merges)
+
+
+def admitted_rules(rules: Sequence[Rule], layer: int, observation: Observation) -> tuple[Rule, ...]:
+    """Those that beat random before this layer, and `uniform`, the yardstick; a merge is judged by the score that it
+    reads. All of them where nothing could be observed."""
+    if not observation.agreements:
+        return tuple(rules)
+    return tuple(rule for rule in rules if rule.score == "uniform" or observation.tells(layer, rule))
