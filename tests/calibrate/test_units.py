@@ -97,14 +97,14 @@ def test_shards_find_the_same(tiny, parts, expected, tmp_path):
     tables = []
     for index in (1, 2, 3):
         job = job_of(tiny, parts, tmp_path / str(index))
-        facts = job.run_facts(seed=0, sets=sets, constraint={"budget": 0.5})
+        facts = job.run_facts(seed=0, sets=sets)
         with InProcess(job.factory()) as executor:
             table = perform_shard(executor, units_of(job), Shard(index, 3), run=facts, store=job.store)
         tables.append(PartialTable.from_json(table.to_json(), source=f"{index}.json"))
     job = job_of(tiny, parts, tmp_path / "merged")
     with pytest.raises(InputError, match="shards 2/3 are missing"):
         take_in(merge([tables[2], tables[0]]), units_of(job), run=facts, store=job.store)
-    other = job.run_facts(seed=1, sets=sets, constraint={"budget": 0.5})
+    other = job.run_facts(seed=1, sets=sets)
     with pytest.raises(InputError, match="^this run and 1.json are of different runs: seed is 1 in the one and 0"):
         take_in(merge(tables), units_of(job), run=other, store=job.store)
     assert not (tmp_path / "merged").exists()

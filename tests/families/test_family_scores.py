@@ -3,10 +3,12 @@
 import pytest
 from families_under_test import CASES
 
-from vitcop.calibrate.candidates import Candidate, PaperKind, SearchSpace
+from vitcop.calibrate.calibration import CalibrationSettings
+from vitcop.calibrate.choices import AT_INPUT
 from vitcop.calibrate.families import family_of, supported_architectures
 from vitcop.calibrate.families.base import CLASS_FREE_SCORES
 from vitcop.calibrate.loading import load_config
+from vitcop.calibrate.rules import candidate_rules
 from vitcop.calibrate.schedule import Schedule, VisionStage
 from vitcop.pipeline.preflight import load_schedule
 from vitcop.plugins.errors import InputError
@@ -54,10 +56,11 @@ def test_a_preset_ranks_by_a_score_that_exists(folder, family):
 
 
 def test_a_search_tries_every_score_of_an_encoder_without_class_token():
-    space = SearchSpace.of(8, vision_scores=CLASS_FREE_SCORES)
-    made = [candidate.schedule(8, 144, 1 / 3) for candidate in space.shuffled(0)]
-    assert {schedule.vision.score for schedule in made if schedule and schedule.vision} == set(CLASS_FREE_SCORES)
-    one = Candidate(vision_factor=1.0, vision_score="key_norm")
-    others = {candidate.vision_score for candidate in space.neighbours(one)}
-    assert others == {"mean_query", "key_diversity"} and "key_norm" in one.name
-    assert PaperKind(vision_score="mean_query").schedule(8, 144, 1 / 3).vision.score == "mean_query"
+    rules = candidate_rules(AT_INPUT, CLASS_FREE_SCORES, CalibrationSettings())
+    assert {rule.score for rule in rules} == {*CLASS_FREE_SCORES, "uniform"}
+    carried = {
+        rule.saliency
+        for rule in candidate_rules(3, CLASS_FREE_SCORES, CalibrationSettings())
+        if rule.score == "vision_saliency"
+    }
+    assert carried == set(CLASS_FREE_SCORES)

@@ -100,10 +100,10 @@ def test_several_mistakes_are_counted():
 
 def test_search_settings_in_their_types():
     settings = search_settings(
-        {"rungs": ["1/2", 1], "cutoff_quantiles": [None, 0.3], "survivors": 1, "merge_orders": ["largest"]}
+        {"rungs": ["1/2", 1], "cutoff_quantiles": [None, 0.3], "check_share": 1, "merge_orders": ["largest"]}
     )
     assert settings.rungs == (0.5, 1.0) and settings.cutoff_quantiles == (None, 0.3)
-    assert settings.survivors == 1.0 and settings.merge_orders == ("largest",)
+    assert settings.check_share == 1.0 and settings.merge_orders == ("largest",)
     assert search_settings(None) == search_settings({})
 
 

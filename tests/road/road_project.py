@@ -29,10 +29,15 @@ calibrate:
   search:
     batch_size: 4
     max_new_tokens: 3
-    max_candidates: 4
+    keep_counts: 2
     rungs: [0.5, 1]
-    neighbours: 2
+    programme_sets: 3
+    generations: 1
+    generation_size: 2
     finalists: 2
+    curve_sets: 2
+    head_reductions: [mean_key]
+    cutoff_quantiles: [null]
     curve_budgets: [3/4]
 verify:
   batch_size: 4
