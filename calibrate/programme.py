@@ -1,7 +1,8 @@
 """Putting drops together: the sets of least forecast loss under a constraint, by an integer programme. No torch.
 
 The forecast of a set is the sum of the losses that each of its drops alone was measured to have. `walks.py` says what a
-set is; HiGHS (scipy.optimize.milp) finds the best set of kinds of drops, then the best of the others, and so on.
+set is; HiGHS (scipy.optimize.milp) finds the best set of kinds of drops, then the best of the others, and so on; drops
+of these kinds are put in until the next set of kinds cannot be better.
 
 Ties: sets of equal loss are ordered by cost, then by name; under "max_loss" by cost, then loss, then name. The search
 goes on until the solver offers a set that is worse than the n-th by more than its tolerances, so that the answer does
@@ -9,6 +10,7 @@ not depend on which of equals it offers first, as long as these are no more than
 """
 
 import math
+from bisect import insort
 from collections.abc import Iterable, Iterator, Mapping
 
 from vitcop.calibrate.choices import Choice
@@ -41,7 +43,7 @@ def best_sets(
     Fewer are returned where there are no more. Raises InputError, which names the nearest value that can be met, where
     there is none.
     """
-    walks, limit = Walks(losses, cost, max_drops), constraint.limit(cost)
+    walks, limit = Walks(losses, cost, max_drops, of_one_cost=constraint.limits_loss), constraint.limit(cost)
     if constraint.limits_loss:
         bounds: Bounds = {"loss": (-math.inf, limit)}
         found = _by_cost(walks, limit, num_best)
@@ -49,6 +51,7 @@ def best_sets(
         bounds = {"cost": (at_least * limit if at_least else -math.inf, limit)}
         found = _by_loss(walks, walks.ascending("loss", bounds), num_best, bounds)
     if not found:
+        walks = Walks(losses, cost, max_drops, of_one_cost=True)
         raise InputError(_nearest(walks, constraint, bounds, max_drops))
     return found
 
@@ -56,13 +59,22 @@ def best_sets(
 def _by_loss(walks: Walks, offered: Iterable[ChoiceSet], num: int, bounds: Bounds) -> list[ChoiceSet]:
     """The `num` of least loss within the bounds, of sets of kinds that come by ascending loss."""
     found: list[ChoiceSet] = []
-    for item in offered:
-        if len(found) >= num and item.loss > found[num - 1].loss + walks.tolerance("loss"):
+
+    def is_late(item: ChoiceSet) -> bool:
+        return len(found) >= num and item.loss > found[num - 1].loss + walks.tolerance("loss")
+
+    for kinds in offered:
+        if is_late(kinds) or len(found) == num + MAX_TIES:
             break
-        found += [other for other in walks.expanded(item, num + MAX_TIES) if _within(other, bounds)]
-        found.sort(key=lambda other: (other.loss, other.cost, other.name))
-        if len(found) >= num + MAX_TIES and found[-1].loss <= found[num - 1].loss + walks.tolerance("loss"):
-            break
+        taken = 0
+        for item in walks.members(kinds):
+            if is_late(item) or taken == num + MAX_TIES:
+                break
+            if _within(item, bounds):
+                taken += 1
+                insort(found, item, key=lambda other: (other.loss, other.cost, other.name))
+        while found and is_late(found[-1]):
+            found.pop()
         del found[num + MAX_TIES :]
     return found[:num]
 

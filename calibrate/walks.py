@@ -3,7 +3,7 @@
 After drop point p the model has one of the counts k. With a binary y[c] for each choice, and for each point
 
     n[p,k]      1 where k tokens are left after it
-    z[p,g,k]    1 where a choice of group g (those that cost the same there) is made and finds k tokens
+    z[p,g,k]    1 where one of group g (kinds that cost the same there) is made and finds k tokens
 
 a walk is
 
@@ -19,9 +19,9 @@ set that was found is forbidden by Σ y[in it] − Σ y[not in it] ≤ |set| −
 n and z are whole as soon as y is. They are declared integers all the same: where they were continuous, the presolve of
 HiGHS lost sets (`docs/decisions.md`).
 
-Choices of one layer and keep count that cost the same and go with the same others are interchangeable but for their
-loss. The programme knows the best of such a kind alone; `expanded` puts the others in. Whatever is among the n best
-sets comes of one of the n best sets of kinds, since the best of a kind makes no set worse.
+Choices of one layer and keep count that go with the same others are of one kind. The programme knows kinds alone, each
+with the least loss and the least cost of its members, so that it offers no set of kinds too late; `members` are the
+sets themselves.
 """
 
 import heapq
@@ -41,8 +41,7 @@ SCALE = 1e4
 small beside what they hold."""
 
 SLACK = 1e-9
-"""What the solver is given above a limit, as a share of the greatest loss or cost there is. The caller checks what it
-offers."""
+"""What the solver is given above a limit, as a share of the largest number in the row; the caller checks its offers."""
 
 Bounds = Mapping[str, tuple[float, float]]
 """Least and greatest "loss" or "cost"."""
@@ -67,9 +66,12 @@ class Walks:
 
     Args:
         losses: of each choice alone, in nats; those that are not finite, or that keep V tokens or more, are left out.
+        of_one_cost: choices that do not cost the same are of different kinds; more to solve, and costs are exact.
     """
 
-    def __init__(self, losses: Mapping[Choice, float], cost: CostModel, max_drops: int) -> None:
+    def __init__(
+        self, losses: Mapping[Choice, float], cost: CostModel, max_drops: int, *, of_one_cost: bool = False
+    ) -> None:
         self.losses = {
             choice: loss for choice, loss in losses.items() if math.isfinite(loss) and choice.keep < cost.num_visual
         }
@@ -77,7 +79,7 @@ class Walks:
         self.counts = sorted({cost.num_visual, *(choice.keep for choice in self.losses)}, reverse=True)
         self.points = sorted({AT_INPUT, *(choice.layer for choice in self.losses)})
         self._against = _incompatible(self.losses)
-        self._kinds = self._interchangeable()
+        self._kinds = self._by_kind(of_one_cost)
         # The order of variables decides which of equals a solver finds first.
         self.choices = sorted(self._kinds, key=lambda choice: (choice.layer, -choice.keep, choice.name))
         self._y = {choice: i for i, choice in enumerate(self.choices)}
@@ -87,6 +89,13 @@ class Walks:
         self._amounts["loss"] = np.concatenate([self._amounts["loss"], np.zeros(self._num - len(self.choices))])
         self._scales = {what: SCALE / (float(np.abs(a).max()) or 1.0) for what, a in self._amounts.items()}
         self._rows.append((dict.fromkeys(range(len(self.choices)), 1.0), -np.inf, max_drops))
+        spreads = [
+            max(column) - min(column)
+            for members in self._kinds.values()
+            for column in zip(*map(self._drop_costs, members), strict=True)
+        ]
+        # How much more than in the programme a set may cost.
+        self._hidden = max_drops * max(spreads, default=0.0)
         self._exclusions()
 
     def tolerance(self, what: str) -> float:
@@ -94,8 +103,8 @@ class Walks:
         return 1e-4 / self._scales[what]
 
     def ascending(self, what: str, bounds: Bounds, without: Sequence[ChoiceSet] = ()) -> Iterator[ChoiceSet]:
-        """Sets of the best of their kinds within the bounds, by ascending "loss" or "cost", both up to the solver's
-        tolerances.
+        """Sets of the best of each kind, by ascending "loss" or "cost", one for each set of kinds that may be within
+        the bounds; all up to the solver's tolerances.
 
         Args:
             without: sets that are not offered.
@@ -105,25 +114,24 @@ class Walks:
             forbidden.append(found)
             yield found
 
-    def expanded(self, best: ChoiceSet, num: int) -> list[ChoiceSet]:
-        """The `num` of least loss among `best` and those with others of the same kinds; all cost the same."""
+    def members(self, best: ChoiceSet) -> Iterator[ChoiceSet]:
+        """`best`, which holds the best of each kind, and all sets with others of the same kinds, by ascending loss."""
         kinds = [self._kinds[choice] for choice in best.choices]
 
         def at(places: tuple[int, ...]) -> tuple[float, str, tuple[int, ...], ChoiceSet]:
             found = self._set_of([kind[i] for kind, i in zip(kinds, places, strict=True)])
             return found.loss, found.name, places, found
 
-        found: list[ChoiceSet] = []
-        waiting, seen = [at((0,) * len(kinds))], {(0,) * len(kinds)}
-        while waiting and len(found) < num:
+        first = (0,) * len(kinds)
+        waiting, seen = [at(first)], {first}
+        while waiting:
             _, _, places, item = heapq.heappop(waiting)
-            found.append(item)
+            yield item
             for i, kind in enumerate(kinds):
                 following = (*places[:i], places[i] + 1, *places[i + 1 :])
                 if following[i] < len(kind) and following not in seen:
                     seen.add(following)
                     heapq.heappush(waiting, at(following))
-        return found
 
     def extreme(
         self, what: str, bounds: Bounds, without: Sequence[ChoiceSet] = (), *, largest: bool = False
@@ -135,9 +143,12 @@ class Walks:
 
         rows = [*self._rows, *(self._without(found) for found in without)]
         for name, (least, most) in bounds.items():
-            scale, fixed = self._scales[name], self.cost.fixed if name == "cost" else 0.0
+            scale, fixed, hidden = self._scales[name], 0.0, 0.0
+            if name == "cost":
+                fixed, hidden = self.cost.fixed, self._hidden
             row = {int(i): scale * self._amounts[name][i] for i in np.flatnonzero(self._amounts[name])}
-            rows.append((row, scale * (least - fixed) - SLACK * SCALE, scale * (most - fixed) + SLACK * SCALE))
+            ends = scale * (least - hidden - fixed) - SLACK * SCALE, scale * (most - fixed) + SLACK * SCALE
+            rows.append((row, *ends))
         places = [(i, j, value) for i, (row, _, _) in enumerate(rows) for j, value in row.items()]
         i, j, values = (np.array(column) for column in zip(*places, strict=True))
         solved = milp(
@@ -182,7 +193,7 @@ class Walks:
             groups: dict[tuple[float, ...], list[Choice]] = defaultdict(list)
             for choice in here:
                 balance[choice.keep][self._y[choice]] = -1.0
-                groups[self._drop_costs(choice)].append(choice)
+                groups[tuple(map(min, zip(*map(self._drop_costs, self._kinds[choice]), strict=True)))].append(choice)
             for drop_costs, group in groups.items():
                 finds = self._new(self.counts[:-1])
                 costs |= dict(zip(finds.values(), drop_costs, strict=True))
@@ -213,12 +224,13 @@ class Walks:
         drop = self.cost.drop
         return tuple(drop(choice, count) if drop and count > choice.keep else 0.0 for count in self.counts[:-1])
 
-    def _interchangeable(self) -> dict[Choice, list[Choice]]:
-        """Each kind by its best; its members by loss and name."""
+    def _by_kind(self, of_one_cost: bool) -> dict[Choice, list[Choice]]:
+        """Each kind by the best of its members; these by loss and name."""
         kinds: dict[tuple, list[Choice]] = defaultdict(list)
         for choice in sorted(self.losses, key=lambda choice: (self.losses[choice], choice.name)):
             against = frozenset(self._against[choice.layer, choice.rule])
-            kinds[choice.layer, choice.keep, against, self._drop_costs(choice)].append(choice)
+            costs = self._drop_costs(choice) if of_one_cost else ()
+            kinds[choice.layer, choice.keep, against, costs].append(choice)
         return {members[0]: members for members in kinds.values()}
 
     def _exclusions(self) -> None:

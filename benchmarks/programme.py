@@ -1,0 +1,107 @@
+"""How long the integer programme takes on a table of the size that a 7B model has.
+
+    python benchmarks/programme.py [--best 12] [--max-drops 4]
+
+32 layers, 576 visual tokens, 12 drop points, 8 keep counts, 10 rules; losses are made up (they fall with the keep count
+and with the layer, times a factor drawn for each choice). Prints for each constraint the solved programmes, the seconds
+of this process's CPU and of the clock, and the best set.
+"""
+
+import argparse
+import random
+import time
+
+import scipy.optimize
+
+from vitcop.calibrate.choices import AT_INPUT, Choice, Rule
+from vitcop.calibrate.constraints import Constraint, CostModel, flops_cost, token_cost
+from vitcop.calibrate.cost import DecoderShape
+from vitcop.calibrate.programme import best_sets
+
+NUM_LAYERS, NUM_VISUAL, TEXT_TOKENS = 32, 576, 64
+POINTS = (AT_INPUT, 1, 2, 4, 8, 12, 16, 18, 20, 22, 24, 28)
+COUNTS = (16, 32, 64, 96, 144, 216, 288, 400)
+RULES = (
+    *(
+        Rule(order=order, head_reduction=heads)
+        for order in ("smallest", "largest")
+        for heads in ("mean_key", "mean_norm")
+    ),
+    Rule(score="text_query", order="largest"),
+    Rule(score="vision_saliency", order="largest"),
+    Rule(score="uniform", order="largest"),
+    Rule(op="merge"),
+    Rule(op="merge", merge="mean"),
+    Rule(op="merge", merge="mean", cutoff_quantile=0.2),
+)
+SHAPE = DecoderShape(hidden=4096, intermediate=11008, num_heads=32, num_kv_heads=32, head_dim=128, vocab=32000)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--best", type=int, default=12)
+    parser.add_argument("--max-drops", type=int, default=4)
+    arguments = parser.parse_args()
+    losses = made_losses()
+    tokens, flops = token_cost(NUM_LAYERS, NUM_VISUAL), flops_cost(SHAPE, NUM_LAYERS, NUM_VISUAL, TEXT_TOKENS)
+    latency = latency_cost()
+    solved = count_solved()
+    print(f"{len(losses)} choices, the {arguments.best} best sets of at most {arguments.max_drops}")
+    print(f"{'constraint':<24}{'solved':>7}{'CPU s':>8}{'s':>8}  best")
+    for cost, kind, value in (
+        (tokens, "budget", 1 / 3),
+        (tokens, "budget", 1 / 9),
+        (flops, "flops", 0.3 * flops.of(())),
+        (latency, "latency_ms", 0.3 * latency.of(())),
+        (tokens, "max_loss", 1.5),
+    ):
+        solved.clear()
+        start, clock = time.process_time(), time.perf_counter()
+        constraint = Constraint(kind=kind, value=value)
+        found = best_sets(losses, cost, constraint, max_drops=arguments.max_drops, num_best=arguments.best)
+        seconds = time.process_time() - start, time.perf_counter() - clock
+        print(f"{f'{kind} {value:.4g}':<24}{len(solved):>7}{seconds[0]:>8.1f}{seconds[1]:>8.1f}  {found[0].name}")
+
+
+def made_losses() -> dict[Choice, float]:
+    """In nats."""
+    stream = random.Random(0)
+    return {
+        Choice(layer=layer, keep=keep, rule=rule): 3 * (1 - keep / NUM_VISUAL) ** 2 * (1.2 - layer / NUM_LAYERS) * noise
+        for layer in POINTS
+        for keep in COUNTS
+        for rule in RULES
+        for noise in (stream.uniform(0.6, 1.4),)
+        if layer != AT_INPUT or rule.op == "select"
+    }
+
+
+def latency_cost() -> CostModel:
+    """Milliseconds of no machine: what matters is that each rule costs another time for each count that it finds."""
+    stream = random.Random(1)
+    slopes = {rule: stream.uniform(1e-5, 2e-4) for rule in RULES}
+    return CostModel(
+        num_layers=NUM_LAYERS,
+        num_visual=NUM_VISUAL,
+        layer=lambda count: 0.2 + 2e-3 * (count + TEXT_TOKENS) + 1e-6 * (count + TEXT_TOKENS) ** 2,
+        drop=lambda choice, count: 0.02 + slopes[choice.rule] * count,
+        fixed=1.0,
+    )
+
+
+def count_solved() -> list[None]:
+    """A list that grows by one with each programme solved."""
+    solved: list[None] = []
+    milp = scipy.optimize.milp
+
+    def counting(*arguments, **named):
+        solved.append(None)
+        return milp(*arguments, **named)
+
+    scipy.optimize.milp = counting
+    return solved
+
+
+if __name__ == "__main__":
+    main()
