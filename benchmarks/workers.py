@@ -1,0 +1,117 @@
+"""What a worker costs: until it has its first result, and for each unit besides the work itself.
+
+    python benchmarks/workers.py [--ray] [--out FILE]
+
+Start-ups are medians of several, kinds in turns; a unit here is about what crosses for one measured schedule. On a
+machine with other work the seconds are longer; what matters beside a unit that takes seconds is their order.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from vitcop.calibrate.calibration import CalibrationSettings
+from vitcop.calibrate.checkpoint import Checkpoint
+from vitcop.calibrate.executors import Executor, Factory, InProcess, Json, Processes, Ray
+from vitcop.calibrate.job import Job
+from vitcop.calibrate.presets import preset
+
+MODEL = Path(__file__).parent.parent / "examples" / "shapes_vqa" / "model"
+NUM_UNITS = 500
+REPEATS = 3
+
+
+class Echo:
+    """Does no work: answers with as many numbers as a part of 64 samples has losses."""
+
+    def perform(self, unit: Json) -> Json:
+        return {"kl": [0.123456789] * 64, "ids": [f"sample-{i}" for i in range(64)]}
+
+
+def make_echo() -> Echo:
+    """For the factory."""
+    return Echo()
+
+
+def units(count: int) -> list[Json]:
+    """As large as a unit that measures a schedule."""
+    schedule = json.loads(preset("paper-1/3", 32, 576).to_json())
+    return [{"key": f"unit-{i}", "kind": "losses", "schedule": schedule, "part": "0" * 64} for i in range(count)]
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """How long something takes."""
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def first_result(open_executor: Callable[[], Executor], unit: Json) -> float:
+    """From nothing to the first result of a new worker, its end included."""
+
+    def work() -> None:
+        with open_executor() as executor:
+            list(executor.map([unit]))
+
+    return seconds_of(work)
+
+
+def per_unit(executor: Executor) -> float:
+    """Seconds for a unit without work, once the worker is there."""
+    with executor:
+        list(executor.map(units(1)))
+        return seconds_of(lambda: list(executor.map(units(NUM_UNITS)))) / NUM_UNITS
+
+
+def measure(*, ray: bool) -> dict[str, float]:
+    """All numbers, in seconds."""
+    echo = Factory(module=Path(__file__).stem, function="make_echo")
+    job = Job.of(Checkpoint.open(MODEL), CalibrationSettings(), [])
+    loading = Factory(module=Path(__file__).stem, function="make_loaded", arguments=job.factory().arguments)
+    kinds: dict[str, Callable[[], Executor]] = {
+        "a worker process, nothing to load": lambda: Processes(echo, 1),
+        "a worker process with torch, transformers and the embedded model": lambda: Processes(loading, 1),
+    }
+    if ray:
+        kinds["a local Ray and one actor, nothing to load"] = lambda: Ray(echo, 1)
+    starts: dict[str, list[float]] = {name: [] for name in kinds}
+    for _ in range(REPEATS):
+        for name, open_executor in kinds.items():
+            starts[name].append(first_result(open_executor, units(1)[0]))
+    found = {f"first result of {name}": statistics.median(values) for name, values in starts.items()}
+    found["for each unit, in this process"] = per_unit(InProcess(echo))
+    found["for each unit, a worker process"] = per_unit(Processes(echo, 1))
+    if ray:
+        found["for each unit, a Ray actor"] = per_unit(Ray(echo, 1))
+    return found
+
+
+def make_loaded(**arguments: object) -> Echo:
+    """Loads the model as a worker of a calibration does, and then does no work."""
+    from vitcop.calibrate.units import make_performer
+
+    echo = Echo()
+    echo.held = make_performer(**arguments)
+    return echo
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ray", action="store_true", help="measure a local Ray too (needs vitcop[ray])")
+    parser.add_argument("--out", type=Path, help="write the numbers as JSON")
+    chosen = parser.parse_args()
+    found = measure(ray=chosen.ray)
+    for name, seconds in found.items():
+        text = f"{seconds:.2f} s" if seconds > 0.1 else f"{seconds * 1e3:.2f} ms"
+        print(f"{name}: {text}")
+    if chosen.out:
+        chosen.out.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        print(f"written: {chosen.out}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
