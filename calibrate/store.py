@@ -43,6 +43,13 @@ class Store:
         except (OSError, ValueError):
             return None
 
+    def discard_leftovers(self) -> None:
+        """Remove what writers that were killed left under temporary names; for when nobody else writes here."""
+        if self.folder is not None and self.folder.is_dir():
+            for file in self.folder.iterdir():
+                if file.name.startswith(".") and file.is_file():
+                    file.unlink(missing_ok=True)
+
     def put(self, key: str, value: Any) -> None:
         """Keep a value."""
         if self.folder is not None:

@@ -152,6 +152,8 @@ class Actor:
 def _import_ray() -> Any:
     # Read when ray is imported: it reports usage over the network unless told not to.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Seconds that a local Ray has to start; its own 30 are too few on a machine with much other work.
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
     try:
         import ray
         import ray.exceptions
@@ -174,7 +176,8 @@ def _connect(ray: Any, address: str | None, num_workers: int | None) -> None:
     with _signals_kept(), _search_path_passed_on():
         try:
             ray.init(address=address, **settings)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except Exception as error:  # Ray raises many types here, Exception itself among them
+            ray.shutdown()
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise MissingError(f"Ray at {address} cannot be used ({reason})") from None
 
