@@ -21,6 +21,7 @@ _LOCAL_STORE_BYTES = 100 << 20
 """Of the object store of a local Ray; only short texts cross."""
 
 _REACH_SECONDS = 10.0
+_ATTEMPTS = 3
 
 
 class Ray:
@@ -152,8 +153,6 @@ class Actor:
 def _import_ray() -> Any:
     # Read when ray is imported: it reports usage over the network unless told not to.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Seconds that a local Ray has to start; its own 30 are too few on a machine with much other work.
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
     try:
         import ray
         import ray.exceptions
@@ -174,12 +173,16 @@ def _connect(ray: Any, address: str | None, num_workers: int | None) -> None:
     else:
         _check_reachable(address)
     with _signals_kept(), _search_path_passed_on():
-        try:
-            ray.init(address=address, **settings)
-        except Exception as error:  # Ray raises many types here, Exception itself among them
-            ray.shutdown()
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise MissingError(f"Ray at {address} cannot be used ({reason})") from None
+        # A local Ray gives up after 30 seconds, which may be too few on a machine with much other work.
+        for attempts_left in reversed(range(_ATTEMPTS if address == "local" else 1)):
+            try:
+                ray.init(address=address, **settings)
+                return
+            except Exception as error:  # of many types, Exception itself among them
+                ray.shutdown()
+                if not attempts_left:
+                    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+                    raise MissingError(f"Ray at {address} cannot be used ({reason})") from None
 
 
 def _check_reachable(address: str) -> None:
