@@ -22,6 +22,7 @@ LIGHT = (
     "vitcop.plugins.tensorrt.build",
     "vitcop.plugins.tensorrt.paths",
     "vitcop.calibrate.schedule",
+    "vitcop.calibrate.latency",
     "vitcop.calibrate.presets",
     "vitcop.calibrate.prompt",
     "vitcop.calibrate.samples",

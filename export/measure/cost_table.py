@@ -28,7 +28,7 @@ from vitcop.export.measure.probes import LEAST_VISUAL, Probe, fitting_probes, pl
 from vitcop.export.measure.prompt_sizes import resized, token_tables
 from vitcop.export.measure.rungs import engine_dtype, open_original
 from vitcop.export.runtimes import open_target
-from vitcop.export.runtimes.base import NEEDS_BUILDING
+from vitcop.export.runtimes.base import NEEDS_BUILDING, PACKAGING, packages_only
 from vitcop.plugins.errors import InputError
 
 if TYPE_CHECKING:
@@ -89,6 +89,8 @@ def measure_cost_table(
         raise InputError("a cost table needs samples, and batch size and repeats of at least 1")
     if unpruned is not None:
         check_unpruned(unpruned, bundle)
+    if target in PACKAGING:
+        raise packages_only(target)
     engine = open_target(target)
     from vitcop.calibrate.families.registry import family_of
     from vitcop.calibrate.loading import load_config

@@ -1,7 +1,9 @@
 """Several exports of one model from the same captures."""
 
 from export_cases import ONE_MERGE
+from tiny_models import build_tiny_llava
 
+from vitcop.calibrate.checkpoint import Checkpoint
 from vitcop.calibrate.schedule import Drop, Schedule
 from vitcop.export.bundle import GRAPHS, Bundle
 from vitcop.export.capture import capture_decode, capture_prefill, capture_vision
@@ -36,11 +38,10 @@ def test_shared_captures_give_the_graphs_of_single_exports(two_layers, plain, me
     assert sorted(calls) == ["capture_decode", "capture_prefill", "capture_vision", "capture_vision"]
 
 
-def test_captures_of_another_model_are_let_go(two_layers, captured):
-    from vitcop.calibrate.checkpoint import Checkpoint
-
+def test_captures_of_another_model_are_let_go(two_layers, tmp_path):
+    other = build_tiny_llava(tmp_path / "other", layers=3, vision_layers=2)
     captures = Captures()
     first = captures.skeleton(Checkpoint.open(two_layers))
     assert captures.skeleton(Checkpoint.open(two_layers)) is first
-    assert captures.skeleton(Checkpoint.open(captured.folder)).family.num_layers == 3
+    assert captures.skeleton(Checkpoint.open(other)).family.num_layers == 3
     assert captures.skeleton(Checkpoint.open(two_layers)) is not first

@@ -277,6 +277,13 @@ class TestTheWholeTable:
         with pytest.raises(InputError, match="a cost table needs"):
             measure_cost_table(bundle, samples, **wrong)
 
+    @pytest.mark.parametrize(
+        ("target", "said"), [("tensorrt-llm", "packages a bundle for another program"), ("openvino", "is not known")]
+    )
+    def test_a_target_that_runs_nothing(self, bundle, samples, target, said):
+        with pytest.raises(InputError, match=said):
+            measure_cost_table(bundle, samples, target=target)
+
     def test_an_image_of_hardly_any_tokens(self, bundle, samples, engine, monkeypatch):
         monkeypatch.setattr(cost_table, "one_batch", lambda *_: make_batch(visual=15))
         with pytest.raises(InputError, match="15 visual tokens, a cost table needs 16"):
