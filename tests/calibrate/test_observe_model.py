@@ -250,6 +250,20 @@ def test_text_alone_is_left_out_and_pictures_are_known(tiny, mixed, samples):
     assert text.ids == () and text.values == {}
 
 
+def test_eager_attention_observes_the_same(tiny, samples):
+    judge = evaluator(tiny)
+    part = judge.part(samples)
+    fused = observe(tiny.model, tiny.family, judge.vision, [part])
+    tiny.model.set_attn_implementation("eager")
+    try:
+        eager = observe(tiny.model, tiny.family, judge.vision, [part])
+    finally:
+        tiny.model.set_attn_implementation("sdpa")
+    for one, other in zip(fused.agreements, eager.agreements, strict=True):
+        assert (one.dependence, one.layer, one.score) == (other.dependence, other.layer, other.score)
+        assert one.rank.mean == pytest.approx(other.rank.mean, abs=0.01)
+
+
 def test_a_gradient_that_overflows_checks_nothing(tiny, samples, monkeypatch):
     judge = evaluator(tiny)
     part = judge.part(samples)
