@@ -3,7 +3,7 @@
 import itertools
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -44,6 +44,12 @@ def choices(layer=2, keep=4, rules=RULES):
     return [Choice(layer=layer, keep=keep, rule=rule) for rule in rules]
 
 
+def losses_of(ids, kl, **columns):
+    """Losses of these samples; columns that are not given were not measured."""
+    empty = {field.name: (None,) * len(kl) for field in fields(Losses)}
+    return Losses(**{**empty, "ids": tuple(ids), "kl": tuple(kl), "top1": (1.0,) * len(kl), **columns})
+
+
 # -- who is cut -------------------------------------------------------------------------------------------------------
 
 
@@ -60,9 +66,8 @@ class Told:
         (drop,) = schedule.drops
         self.measured.append((drop.score, part.digest))
         samples = [sample for members, _ in part.prepared for sample in members]
-        values = tuple(float(self.kl(drop.score, int(sample.id))) for sample in samples)
-        one = (1.0,) * len(values)
-        return Losses(ids=tuple(sample.id for sample in samples), kl=values, top1=one, exact=(None,) * len(values))
+        values = [float(self.kl(drop.score, int(sample.id))) for sample in samples]
+        return losses_of([sample.id for sample in samples], values)
 
 
 class Sample:
@@ -199,9 +204,7 @@ RUN = {"model": "abc", "samples": ["x", 3], "seed": 0}
 
 
 def row_of(layer, keep, rule, kl=(0.25, 1 / 3, 1e-7), survived=True):
-    losses = Losses(
-        ids=tuple(f"s{i}" for i in range(len(kl))), kl=kl, top1=(1.0,) * len(kl), exact=(None, True, False)[: len(kl)]
-    )
+    losses = losses_of([f"s{i}" for i in range(len(kl))], kl, exact=(None, True, False)[: len(kl)])
     return Row(choice=Choice(layer=layer, keep=keep, rule=rule), losses=losses, survived=survived)
 
 
