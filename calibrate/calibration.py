@@ -65,11 +65,11 @@ class CalibrationSettings:
     max_new_tokens: int = 16
     top_k: int = 64
     metric: str = "exact_match"
-    rungs: tuple[float, ...] = (0.5, 1.0)
+    rungs: tuple[float, ...] = (0.25, 1.0)
     keep_counts: int = 6
     max_drops: int = 3
     programme_sets: int = 12
-    generations: int = 5
+    generations: int = 6
     generation_size: int = 8
     finalists: int = 4
     curve_budgets: tuple[float, ...] = (1 / 3, 2 / 9, 1 / 9, 0.05)

@@ -3,7 +3,7 @@ under a constraint, and which keep counts use up what it allows. No torch."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from vitcop.calibrate.calibration import CalibrationSettings, Measured
 from vitcop.calibrate.choices import AT_INPUT, Choice, Rule, schedule_of
@@ -13,11 +13,15 @@ from vitcop.calibrate.evaluation import Losses
 from vitcop.calibrate.fit_counts import fit_counts
 from vitcop.calibrate.forecast import LossCurves
 from vitcop.calibrate.latency import CostTable
+from vitcop.calibrate.presets import paper_schedule
 from vitcop.calibrate.programme import best_sets
 from vitcop.calibrate.rules import CENTERS
 from vitcop.calibrate.schedule import Schedule, VisionStage
 from vitcop.calibrate.sensitivity import Row
 from vitcop.plugins.errors import InputError
+
+PAPER_BUDGET = 2 / 9
+"""Of the paper's schedule where the constraint is something else; its counts are fitted."""
 
 USED = 0.85
 """Sets of the programme use at least this share of what the constraint allows, where there are such: keep counts come
@@ -90,6 +94,23 @@ class Planning:
             found = best_sets(self._losses, cost, constraint, **settings)
         fitted = [choices for item in found if (choices := self.fit(item.choices, constraint)) is not None]
         return list(dict.fromkeys(fitted or [item.choices for item in found]))
+
+    def paper(self, constraint: Constraint) -> tuple[Choice, ...] | None:
+        """The paper's kind of schedule, fitted to the constraint: a start for the refinement, which the programme would
+        not offer. What a merge is worth behind a vision stage does not show where it merges everything."""
+        budget = constraint.value if constraint.kind == "budget" else PAPER_BUDGET
+        try:
+            schedule = paper_schedule(self.num_layers, self.num_visual, budget, vision_score=self.saliency)
+        except InputError:
+            return None
+        first, *inside = schedule.group_counts(self.num_visual)
+        choices = [Choice(layer=AT_INPUT, keep=first, rule=Rule(score=self.saliency, order="largest"))]
+        choices += [
+            Choice(layer=drop.layer, keep=keep, rule=Rule(op=drop.op, score=drop.score, order=drop.order))
+            for drop, keep in zip(schedule.drops, inside, strict=True)
+        ]
+        falls = all(a.keep > b.keep for a, b in pairwise(choices)) and first < self.num_visual
+        return self.fit(choices, constraint) if falls and len(choices) <= self.settings.max_drops else None
 
     def fit(self, choices: Sequence[Choice], constraint: Constraint) -> tuple[Choice, ...] | None:
         """The same with keep counts that use up what the constraint allows; None where none do."""

@@ -21,7 +21,7 @@ from typing import Any
 from vitcop.calibrate.budget import check_one_token
 from vitcop.calibrate.calibration import Calibration, CalibrationSettings, Forecast, Measured, TableEntry
 from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.choices import Choice, named
+from vitcop.calibrate.choices import AT_INPUT, Choice, named
 from vitcop.calibrate.constraints import Constraint
 from vitcop.calibrate.curve import Curve
 from vitcop.calibrate.evaluation import Losses
@@ -201,6 +201,9 @@ class _Search:
         if merged is not None:
             take_in(merged, units, run=self._run_facts(), store=self.job.store)
         rows = self.measuring.table(units)
+        self.overflowed |= {row.choice.name for row in rows if not row.losses.is_finite}
+        if rows and len(self.overflowed) == len(rows):
+            raise self._all_overflow()
         self.planning.learn(rows)
         self.measuring.prompts(SELECTION)
         self.original = self.measuring.original(SELECTION)
@@ -286,7 +289,8 @@ class _Search:
         planning, found = self.planning, []
         keeps = keep_counts(planning.num_visual, num=self.settings.keep_counts)
         for cell in cells(planning.num_layers, planning.num_visual, keeps=keeps):
-            rules = candidate_rules(cell.layer, self.model.search_scores, self.settings)
+            scores = self.model.vision_scores if cell.layer == AT_INPUT else self.model.search_scores
+            rules = candidate_rules(cell.layer, scores, self.settings)
             admitted = admitted_rules(rules, cell.layer, observation)
             found.append([Choice(layer=cell.layer, keep=cell.keep, rule=rule) for rule in admitted])
         return self.measuring.table_units(
@@ -301,6 +305,8 @@ class _Search:
     def _search(self, constraint: Constraint) -> list[Tried]:
         """The programme's best sets and what the refinement made of them, in the order in which they were tried."""
         starts = self.planning.best_sets(constraint, self.settings.programme_sets)
+        paper = self.planning.paper(constraint) if any(starts) and self.settings.generations else None
+        starts += [] if paper is None or paper in starts else [paper]
         self.measured: dict[Schedule, Losses] = {}
 
         def evaluate(schedules: Sequence[Schedule]) -> list[float]:
@@ -348,10 +354,7 @@ class _Search:
         self.overflowed |= {method.name for method in methods if not method.losses.is_finite}
         finite = [method for method in methods if method.losses.is_finite]
         if not finite:
-            raise InputError(
-                f"the logits of every schedule tried are not finite with dtype {self.settings.dtype} (first "
-                f"{min(self.overflowed)}): the model overflows; try bfloat16 or float32"
-            )
+            raise self._all_overflow()
         value = self.planning.value(constraint)
         order = sorted(
             finite, key=lambda method: (value(method.choices, method.losses.estimates()["kl"].mean), method.name)
@@ -364,6 +367,12 @@ class _Search:
                 f"{broken[order[0].name][0]}; allow more, or a larger budget"
             )
         return kept[0], order, broken
+
+    def _all_overflow(self) -> InputError:
+        return InputError(
+            f"the logits of every schedule tried are not finite with dtype {self.settings.dtype} (first "
+            f"{min(self.overflowed)}): the model overflows; try bfloat16 or float32"
+        )
 
     def _broken(self, losses: Losses) -> list[str]:
         if not self.limits:

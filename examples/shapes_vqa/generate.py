@@ -16,7 +16,7 @@ from questions import TYPES, Question, ask
 from shapes import Scene, draw_scene, stream
 
 # Training draws from streams 1 and 2; see train.py.
-SPLITS = {"calibration": (10, "dev", 96), "selection": (11, "dev", 192), "evaluation": (12, "evaluation", 480)}
+SPLITS = {"calibration": (10, "dev", 192), "selection": (11, "dev", 288), "evaluation": (12, "evaluation", 480)}
 QUESTIONS_PER_IMAGE = 4
 
 
