@@ -17,6 +17,7 @@ import random
 import subprocess
 import sys
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from quality_methods import METHODS, OURS, PAPER, measure, methods_at
 from vitcop.calibrate.calibration import CalibrationSettings
 from vitcop.calibrate.checkpoint import Checkpoint
 from vitcop.calibrate.evaluation import Evaluator, Losses, Part
+from vitcop.calibrate.executors.opening import open_executor
 from vitcop.calibrate.image_clusters import clusters_by_id
 from vitcop.calibrate.loading import load_model
 from vitcop.calibrate.processor_files import processor_digest
@@ -80,6 +82,7 @@ def parse(given: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--store", type=Path, help="folder for finished measurements")
     parser.add_argument("--max-new-tokens", type=int, default=CalibrationSettings.max_new_tokens)
+    parser.add_argument("--workers", type=int, help="processes that calibrate; this one where not given")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write-docs", action="store_true", help="put the table into docs/results.md")
     parser.add_argument("--docs", type=Path, default=DOCS, help=argparse.SUPPRESS)
@@ -111,6 +114,7 @@ class Bench:
 
     def __init__(self, arguments: argparse.Namespace, sets: dict[str, list[Sample]], store: Path | None) -> None:
         self.sets, self.store, self.seed = sets, store, arguments.seed
+        self.max_new_tokens, self.workers = arguments.max_new_tokens, arguments.workers
         self.checkpoint = Checkpoint.open(arguments.model)
         model, processor, self.family = load_model(self.checkpoint)
 
@@ -140,7 +144,9 @@ class Bench:
             self.sets["selection"],
             budget=share(name),
             seed=self.seed,
+            settings=CalibrationSettings(max_new_tokens=self.max_new_tokens, curve_budgets=()),
             store=self.store and self.store / "calibrate",
+            open_executor=partial(open_executor, "local", num_workers=self.workers),
         )
         return found.schedule
 
