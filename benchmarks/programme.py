@@ -4,12 +4,14 @@
 
 32 layers, 576 visual tokens, 12 drop points, 8 keep counts, 10 rules; losses are made up (they fall with the keep count
 and with the layer, times a factor drawn for each choice). Prints for each constraint the solved programmes, the seconds
-of this process's CPU and of the clock, and the best set.
+of this process's CPU and of the clock, and the best set. Writes results/programme.json.
 """
 
 import argparse
+import json
 import random
 import time
+from pathlib import Path
 
 import scipy.optimize
 
@@ -17,6 +19,7 @@ from vitcop.calibrate.choices import AT_INPUT, Choice, Rule
 from vitcop.calibrate.constraints import Constraint, CostModel, flops_cost, token_cost
 from vitcop.calibrate.cost import DecoderShape
 from vitcop.calibrate.programme import best_sets
+from vitcop.export.measure import machine_facts
 
 NUM_LAYERS, NUM_VISUAL, TEXT_TOKENS = 32, 576, 64
 POINTS = (AT_INPUT, 1, 2, 4, 8, 12, 16, 18, 20, 22, 24, 28)
@@ -46,7 +49,7 @@ def main() -> None:
     losses = made_losses()
     tokens, flops = token_cost(NUM_LAYERS, NUM_VISUAL), flops_cost(SHAPE, NUM_LAYERS, NUM_VISUAL, TEXT_TOKENS)
     latency = latency_cost()
-    solved = count_solved()
+    solved, rows = count_solved(), []
     print(f"{len(losses)} choices, the {arguments.best} best sets of at most {arguments.max_drops}")
     print(f"{'constraint':<24}{'solved':>7}{'CPU s':>8}{'s':>8}  best")
     for cost, kind, value in (
@@ -61,7 +64,20 @@ def main() -> None:
         constraint = Constraint(kind=kind, value=value)
         found = best_sets(losses, cost, constraint, max_drops=arguments.max_drops, num_best=arguments.best)
         seconds = time.process_time() - start, time.perf_counter() - clock
+        rows.append(
+            {
+                "constraint": kind,
+                "value": value,
+                "solved": len(solved),
+                "cpu_seconds": round(seconds[0], 2),
+                "seconds": round(seconds[1], 2),
+                "best": found[0].name,
+            }
+        )
         print(f"{f'{kind} {value:.4g}':<24}{len(solved):>7}{seconds[0]:>8.1f}{seconds[1]:>8.1f}  {found[0].name}")
+    results = {"benchmark": "programme", "machine": machine_facts(), "choices": len(losses), "rows": rows}
+    out = Path(__file__).parent / "results" / "programme.json"
+    out.write_text(json.dumps(results | vars(arguments), indent=2, sort_keys=True) + "\n")
 
 
 def made_losses() -> dict[Choice, float]:
