@@ -220,9 +220,9 @@ class Walks:
         return dict(zip(counts, range(self._num - len(counts), self._num), strict=True))
 
     def _drop_costs(self, choice: Choice) -> tuple[float, ...]:
-        """What a choice costs at each count that it may find, and 0 at those too small."""
+        """What a choice costs at each count; the rows see to it that it finds none that is too small."""
         drop = self.cost.drop
-        return tuple(drop(choice, count) if drop and count > choice.keep else 0.0 for count in self.counts[:-1])
+        return tuple(drop(choice, count) if drop else 0.0 for count in self.counts[:-1])
 
     def _by_kind(self, of_one_cost: bool) -> dict[Choice, list[Choice]]:
         """Each kind by the best of its members; these by loss and name."""
