@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from test_scheduled_runner import CLUSTERS, SCHEDULES, schedule
 
 from vitcop.calibrate.calibration import CalibrationSettings
@@ -320,6 +321,11 @@ def brighter(batch):
     return {**batch.model_inputs, "pixel_values": batch.model_inputs["pixel_values"] + 0.1}
 
 
+def names_in(file):
+    with safe_open(file, "np") as tensors:
+        return tuple(sorted(tensors.keys()))
+
+
 def test_another_process_reads_the_files(tiny, batch, tmp_path, ran):
     filed(tiny, tmp_path).before(LAST, batch)
     files = sorted((tmp_path / "prefixes").iterdir())
@@ -348,16 +354,18 @@ def test_files_of_other_threads_are_not_taken(tiny, batch, tmp_path, ran, monkey
         assert ran.taken() == layers
 
 
-@pytest.mark.parametrize("damage", ["half", "empty", "noise", "another", "folder"])
+@pytest.mark.parametrize("damage", ["half", "empty", "noise", "another layer", "another batch", "folder"])
 def test_a_broken_or_foreign_file_is_replaced(damage, tiny, batch, tmp_path, ran):
     filed(tiny, tmp_path).before(LAST, batch)
     good = {file: file.read_bytes() for file in sorted((tmp_path / "prefixes").iterdir())}
+    filed(tiny, tmp_path / "other").before(LAST, replace(batch, model_inputs=brighter(batch)))
+    foreign = {names_in(file): file.read_bytes() for file in (tmp_path / "other" / "prefixes").iterdir()}
     for file, content in good.items():
-        if damage == "folder":
-            continue
-        others = [each for name, each in good.items() if name != file]
-        made = {"half": content[: len(content) // 2], "empty": b"", "noise": b"{" * 400, "another": others[0]}
-        file.write_bytes(made[damage])
+        made = {"half": content[: len(content) // 2], "empty": b"", "noise": b"{" * 400}
+        made["another layer"] = next(each for name, each in good.items() if name != file)
+        made["another batch"] = foreign[names_in(file)]
+        if damage != "folder":
+            file.write_bytes(made[damage])
     if damage == "folder":
         for file in good:
             file.unlink()

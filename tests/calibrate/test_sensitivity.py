@@ -132,6 +132,15 @@ def test_samples_of_one_image_are_one_piece_of_evidence():
     assert paired_error([1.0, 1.0], ["same", "same"]) == (1.0, math.inf)
 
 
+def test_a_cell_counts_images():
+    worse = Told(lambda score, i: len(score) + 0.1 * (i % 3))
+    alone, shared = (
+        measure_cell(worse, choices(rules=FOUR), parts_of(16, 16, image_of=image_of), **SPACE)
+        for image_of in (lambda i: i, lambda i: i // 4)
+    )
+    assert sum(row.survived for row in alone) < len(FOUR) and all(row.survived for row in shared)
+
+
 def test_something_always_survives():
     for value in (0.0, 0.5, math.inf):
         rows = measure_cell(Told(lambda *_, value=value: value), choices(rules=FOUR), parts_of(16, 16), **SPACE)
@@ -143,6 +152,13 @@ def test_something_always_survives():
         **SPACE,
     )
     assert [row.choice.rule.score for row in rows if row.survived] == ["random"], "not finite: cut at once"
+
+
+def test_nobody_is_cut_after_the_last_part():
+    rows = measure_cell(
+        Told(lambda score, i: len(score) * (i > 15) + 1), choices(rules=FOUR), parts_of(16, 16), **SPACE
+    )
+    assert all(row.survived and len(row.losses.ids) == 32 for row in rows)
 
 
 def test_few_images_cut_nobody():
