@@ -24,10 +24,11 @@ from vitcop.calibrate.attention_masks import causal_mask
 from vitcop.calibrate.calibration import CalibrationSettings
 from vitcop.calibrate.checkpoint import Checkpoint
 from vitcop.calibrate.evaluation import Evaluator
+from vitcop.calibrate.image_clusters import image_clusters
 from vitcop.calibrate.loading import load_model
 from vitcop.calibrate.observe.dependence import answer_attention, gradient_times_input, remaining
 from vitcop.calibrate.observe.interval import Interval
-from vitcop.calibrate.observe.observing import observe, picture_key
+from vitcop.calibrate.observe.observing import observe
 from vitcop.calibrate.observe.ranks import first_places, held_share, spearman
 from vitcop.calibrate.observe.scores import first_tokens
 from vitcop.calibrate.observe.table import observation_table
@@ -66,7 +67,7 @@ def main() -> None:
         print(observation_table(found, "gradient"))
         # Spread over the file, so over the pictures.
         chosen = samples[:: max(1, len(samples) // arguments.left_out)][: arguments.left_out]
-        pictures = [picture_key(sample) for sample in chosen]
+        pictures = image_clusters(chosen)
         tables = []
         for i, sample in enumerate(chosen):
             part = judge.part([sample])

@@ -11,6 +11,11 @@ def image_clusters(samples: Sequence[Sample]) -> list[int]:
     Samples that share a picture (an image or a whole video, by its bytes) are one cluster, and so are those that a
     chain of shared pictures connects. A sample of text alone is a cluster of its own.
     """
+    return linked([pictures_of(sample) for sample in samples])
+
+
+def linked(pictures: Sequence[Sequence[Hashable]]) -> list[int]:
+    """`image_clusters` from the pictures of each sample, by whatever names."""
     parent: dict[Hashable, Hashable] = {}
 
     def root(node: Hashable) -> Hashable:
@@ -20,9 +25,9 @@ def image_clusters(samples: Sequence[Sample]) -> list[int]:
             node = parent[node]
         return node
 
-    nodes = [("sample", place) for place in range(len(samples))]
-    for node, sample in zip(nodes, samples, strict=True):
-        for picture in _pictures(sample):
+    nodes = [("sample", place) for place in range(len(pictures))]
+    for node, names in zip(nodes, pictures, strict=True):
+        for picture in names:
             parent[root(("picture", picture))] = root(node)
     number: dict[Hashable, int] = {}
     return [number.setdefault(root(node), len(number)) for node in nodes]
@@ -33,7 +38,7 @@ def clusters_by_id(samples: Sequence[Sample]) -> dict[str, int]:
     return dict(zip((sample.id for sample in samples), image_clusters(samples), strict=True))
 
 
-def _pictures(sample: Sample) -> tuple[str, ...]:
+def pictures_of(sample: Sample) -> tuple[str, ...]:
     """What tells its pictures apart: their bytes, or their paths where nothing has read them."""
     if sample.picture_digests:
         return sample.picture_digests

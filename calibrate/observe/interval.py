@@ -1,6 +1,6 @@
 """A mean over samples with its 95 % interval, samples of one picture taken together."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ class Interval:
     high: float
 
     @classmethod
-    def of(cls, values: Sequence[float], groups: Sequence[str], *, least: float, most: float) -> "Interval":
+    def of(cls, values: Sequence[float], groups: Sequence[Hashable], *, least: float, most: float) -> "Interval":
         """Of at least one value.
 
         Student's t with one degree of freedom less than there are groups, and the standard error for clustered

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vitcop.calibrate.choices import TELLS_NOTHING, Rule
+from vitcop.calibrate.image_clusters import linked
 from vitcop.calibrate.observe.interval import Interval
 from vitcop.calibrate.observe.key_norms import summary
 from vitcop.calibrate.observe.pieces import Observed
@@ -53,7 +54,7 @@ class Observation:
 
     Args:
         num: samples with visual tokens.
-        pictures: how many different images or videos they are about.
+        pictures: how many different images or videos they are about (`image_clusters`).
         num_checked: samples of which gradients were taken.
         agreements: by dependence, layer and score.
         checks: by layer.
@@ -73,9 +74,10 @@ class Observation:
     def of(cls, pieces: Sequence[Observed]) -> "Observation":
         """Of pieces in any order. Raises InputError where they overlap."""
         whole = Observed.joined(pieces).in_order()
+        clusters = linked(whole.pictures)
         groups = {
-            False: whole.pictures,
-            True: tuple(picture for picture, checked in zip(whole.pictures, whole.checked, strict=True) if checked),
+            False: clusters,
+            True: [cluster for cluster, checked in zip(clusters, whole.checked, strict=True) if checked],
         }
 
         def interval(rows: list[list[float]], column: int, least: float, *, checked: bool) -> Interval:
@@ -110,7 +112,7 @@ class Observation:
                 )
         return cls(
             num=len(whole.ids),
-            pictures=len(set(whole.pictures)),
+            pictures=len(set(clusters)),
             num_checked=sum(whole.checked),
             agreements=tuple(sorted(agreements, key=lambda item: (item.dependence, item.layer, item.score))),
             checks=tuple(sorted(checks, key=lambda item: item.layer)),

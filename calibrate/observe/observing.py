@@ -3,7 +3,6 @@
 Shape letters: B batch, V visual tokens, L decoder layers.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import torch
 
 from vitcop.calibrate.choices import Rule
 from vitcop.calibrate.evaluation import Part
+from vitcop.calibrate.image_clusters import pictures_of
 from vitcop.calibrate.observe.dependence import answer_attention, gradient_times_input, remaining
 from vitcop.calibrate.observe.key_norms import norm_rows
 from vitcop.calibrate.observe.observation import ATTENTION, GRADIENT, Observation
@@ -23,7 +23,7 @@ from vitcop.calibrate.observe.scores import first_tokens, layer_scores, named_be
 from vitcop.calibrate.observe.teacher_forcing import Forced, LayerPass, walk
 from vitcop.calibrate.progress import NoProgress, Progress
 from vitcop.calibrate.prompt import PromptBatch
-from vitcop.calibrate.samples import Sample, frame_files
+from vitcop.calibrate.samples import Sample
 from vitcop.calibrate.store import Store, key_of
 from vitcop.calibrate.targets import Target
 from vitcop.calibrate.vision_stage import VisionCache, run_vision
@@ -169,7 +169,7 @@ def _observe_batch(
             values[f"check/{i}"] = _rounded(spearman(cheap[rows], check)[:, None])
     return Observed(
         ids=tuple(sample.id for sample in samples),
-        pictures=tuple(picture_key(sample) for sample in samples),
+        pictures=tuple(map(pictures_of, samples)),
         checked=tuple(row in gradients for row in range(len(samples))),
         values=values,
     )
@@ -216,13 +216,3 @@ def _seed(sample: Sample) -> int:
 def _is_checked(sample: Sample, share: float) -> bool:
     """By a hash of the sample, so that the choice does not depend on how the set is cut into parts."""
     return int(sample.content_digest[:8], 16) < share * 2**32
-
-
-def picture_key(sample: Sample) -> str:
-    """Hash of the files of a sample's images or video."""
-    files = [*sample.images, *(frame_files(sample.video, f"sample {sample.id}") if sample.video is not None else ())]
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:16]

@@ -16,7 +16,7 @@ class Observed:
 
     Args:
         ids: of the samples.
-        pictures: hash of the images or video of each: samples that share it are not independent.
+        pictures: of each, names of its images or video; samples that share one are not independent.
         checked: of each, whether gradients were taken for it.
         values: by name, a list with one entry for each sample:
             `attention/LAYER/SCORE`: [Spearman's agreement of the score with the dependence by attention before that
@@ -28,7 +28,7 @@ class Observed:
     """
 
     ids: tuple[str, ...] = ()
-    pictures: tuple[str, ...] = ()
+    pictures: tuple[tuple[str, ...], ...] = ()
     checked: tuple[bool, ...] = ()
     values: dict[str, list[list[float]]] = field(default_factory=dict)
 
@@ -70,7 +70,7 @@ class Observed:
         """Plain JSON values."""
         return {
             "ids": list(self.ids),
-            "pictures": list(self.pictures),
+            "pictures": [list(names) for names in self.pictures],
             "checked": list(self.checked),
             "values": self.values,
         }
@@ -81,7 +81,7 @@ class Observed:
         try:
             piece = cls(
                 ids=tuple(data["ids"]),
-                pictures=tuple(data["pictures"]),
+                pictures=tuple(map(tuple, data["pictures"])),
                 checked=tuple(data["checked"]),
                 values=dict(data["values"]),
             )

@@ -112,7 +112,7 @@ def piece(first: int, last: int, shift: float = 0.0) -> Observed:
     values["norms/0/text_query"] = [[0.25]] * len(ids)
     return Observed(
         ids=tuple(f"{i:02}" for i in ids),
-        pictures=tuple(f"p{i // 2}" for i in ids),
+        pictures=tuple((f"p{i // 2}",) for i in ids),
         checked=tuple(checked),
         values=values,
     )
@@ -157,8 +157,10 @@ def test_tells_needs_to_beat_random():
 
 
 def test_one_picture_tells_nothing():
-    lone = replace(piece(0, 24), pictures=("p",) * 24)
+    lone = replace(piece(0, 24), pictures=(("p",),) * 24)
     assert not Observation.of([lone]).tells(1, Rule(order="smallest"))
+    chain = replace(piece(0, 24), pictures=tuple((f"p{i}", f"p{i + 1}") for i in range(24)))
+    assert Observation.of([chain]).pictures == 1, "each shares a picture with the next"
 
 
 def test_files_round_trip():
