@@ -16,7 +16,7 @@ OURS, PAPER = "calibrated", "paper preset"
 AT_INPUT = " at input"
 """Marks a control that keeps one number of tokens from the first layer on; the others drop where ours drops."""
 
-OTHERS: dict[str, Rival] = {**RIVALS, "visionzip, sum": VisionZip("sum")}
+OTHERS: dict[str, Rival] = dict(sorted((RIVALS | {"visionzip, sum": VisionZip("sum")}).items()))
 METHODS = (OURS, PAPER, *OTHERS, "uniform", "random", "uniform" + AT_INPUT, "random" + AT_INPUT)
 
 
