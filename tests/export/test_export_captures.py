@@ -1,5 +1,6 @@
 """Several exports of one model from the same captures."""
 
+import pytest
 from export_cases import ONE_MERGE
 from tiny_models import build_tiny_llava
 
@@ -11,6 +12,24 @@ from vitcop.export.capture.captures import Captures
 from vitcop.export.compile import export_bundle
 
 
+@pytest.mark.parametrize("part", ["vision", "prefill", "decode"])
+def test_a_copy_is_the_graph_as_it_was_captured(captured, part):
+    """However other copies were edited; captured graphs themselves are never edited here (`duplicate`)."""
+    graph = captured.graphs[part]
+    edited, copy = graph.copied(), graph.copied()
+    output = next(node for node in edited.module.graph.nodes if node.op == "output")
+    output.args = ((),)
+    edited.module.graph.eliminate_dead_code()
+    edited.outputs.clear()
+    edited.inputs.clear()
+    edited.minimum["visual"] = 99
+    for found in (copy, graph.copied()):
+        assert str(found.module.graph) == str(graph.module.graph) != str(edited.module.graph)
+        assert found.outputs == graph.outputs and list(found.inputs) == list(graph.inputs)
+        assert found.minimum == graph.minimum
+
+
+@pytest.mark.slow
 def test_shared_captures_give_the_graphs_of_single_exports(two_layers, plain, merged, tmp_path, monkeypatch):
     """A drop first, so that what it did to its copies would show in the next ones."""
     calls = []
