@@ -53,16 +53,18 @@ def first_result(open_executor: Callable[[], Executor]) -> tuple[float, float]:
     return time.perf_counter() - begun, spent
 
 
-def per_unit(open_executor: Callable[[], Executor]) -> float:
-    """Seconds for a unit without work, once the worker is there."""
+def per_unit(open_executor: Callable[[], Executor]) -> tuple[float, float]:
+    """For a unit without work, once the worker is there: (seconds, CPU seconds of this process)."""
+    given = units(NUM_UNITS)
     with open_executor() as executor:
-        list(executor.map(units(1)))
-        seconds = []
+        list(executor.map(given[:1]))
+        wall, spent = [], []
         for _ in range(REPEATS):
-            begun = time.perf_counter()
-            list(executor.map(units(NUM_UNITS)))
-            seconds.append(time.perf_counter() - begun)
-    return min(seconds) / NUM_UNITS
+            begun, before = time.perf_counter(), time.process_time()
+            list(executor.map(given))
+            wall.append(time.perf_counter() - begun)
+            spent.append(time.process_time() - before)
+    return min(wall) / NUM_UNITS, min(spent) / NUM_UNITS
 
 
 def measure(*, ray: bool) -> dict[str, float]:
@@ -84,10 +86,15 @@ def measure(*, ray: bool) -> dict[str, float]:
     # A Ray's processes are nobody's children when they end.
     processes = {name: values for name, values in starts.items() if "process" in name}
     found |= {f"CPU of {name}": min(spent for _, spent in values) for name, values in processes.items()}
-    found["for each unit, in this process"] = per_unit(lambda: InProcess(echo))
-    found["for each unit, a worker process"] = per_unit(lambda: Processes(echo, 1))
+    executors: dict[str, Callable[[], Executor]] = {
+        "in this process": lambda: InProcess(echo),
+        "by a worker process": lambda: Processes(echo, 1),
+    }
     if ray:
-        found["for each unit, a Ray actor"] = per_unit(lambda: Ray(echo, 1))
+        executors["by a Ray actor"] = lambda: Ray(echo, 1)
+    for name, open_executor in executors.items():
+        wall, spent = per_unit(open_executor)
+        found |= {f"for each unit {name}": wall, f"CPU of this process for each unit {name}": spent}
     return found
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from child_signals import HEEDING_INTERRUPTS
 
-from vitcop.calibrate.executors import Factory, InProcess, Processes, Ray, WorkerError, open_executor
+from vitcop.calibrate.executors import Factory, InProcess, Processes, Ray, WorkerError, open_executor, opening
 from vitcop.plugins.errors import InputError, MissingError
 
 SQUARES = Factory(module="toy_performers", function="make_squares", arguments={"offset": 7})
@@ -146,8 +146,25 @@ def test_opening():
         open_executor("slurm", SQUARES)
 
 
+def test_each_worker_has_a_gpu_of_its_own(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-b,6")
+    seen = []
+    monkeypatch.setattr(opening, "Processes", lambda *given, environments: seen.append(environments))
+    open_executor("local", SQUARES, num_workers=2, device="cuda")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    open_executor("local", SQUARES, num_workers=3, device="cuda")
+    open_executor("local", SQUARES, num_workers=9, device="cpu")
+    assert [[item["CUDA_VISIBLE_DEVICES"] for item in run] for run in seen] == [["4", "GPU-b"], ["0", "1", "2"], []]
+    with pytest.raises(InputError, match="workers: 4 are more than the 3 GPUs of this machine"):
+        open_executor("local", SQUARES, num_workers=4, device="cuda")
+
+
 BEATING = """
 import sys
+from vitcop.calibrate.executors import opening
 from vitcop.calibrate.executors import Factory, Processes
 units = [{"key": name, "x": 1, "beats": name} for name in sys.argv[1:]]
 try:
