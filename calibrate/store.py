@@ -17,7 +17,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write under a temporary name in the same folder and rename: a reader sees the old file or the new one, never
     half."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.partial-")
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
@@ -42,13 +42,6 @@ class Store:
             return json.loads((self.folder / f"{key}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-
-    def discard_leftovers(self) -> None:
-        """Remove what writers that were killed left under temporary names; for when nobody else writes here."""
-        if self.folder is not None and self.folder.is_dir():
-            for file in self.folder.iterdir():
-                if file.name.startswith(".") and file.is_file():
-                    file.unlink(missing_ok=True)
 
     def put(self, key: str, value: Any) -> None:
         """Keep a value."""

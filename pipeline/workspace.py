@@ -67,4 +67,4 @@ class Workspace:
         """Where stages write under temporary names."""
         bundles = (self.out / "bundle", self.private / "unpruned")
         engines = [path for bundle in bundles for path in sorted((bundle / "engines").glob("*")) if path.is_dir()]
-        return [self.out, self.private, self.private / "stages", *engines]
+        return [self.out, self.private, self.private / "stages", self.private / "calibrate", *engines]

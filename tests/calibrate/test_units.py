@@ -201,16 +201,6 @@ def test_a_loss_may_be_infinite(tmp_path):
     assert perform_all(nobody, [{"key": "k"}], store=store) == [{"kl": [math.inf]}]
 
 
-def test_leftovers_of_killed_writers(tmp_path):
-    store = Store(tmp_path)
-    store.put("a", 1)
-    (tmp_path / ".a.json.x7f").write_text("{")
-    store.discard_leftovers()
-    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
-    Store(tmp_path / "none").discard_leftovers()
-    Store(None).discard_leftovers()
-
-
 def test_threads_come_back():
     import torch
 

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from vitcop.calibrate.store import Store
 from vitcop.pipeline.console import Console, PlainProgress, dump_json
 from vitcop.pipeline.digests import Digests
 from vitcop.pipeline.partial import discard_leftovers, partial_path, publish, written_whole
@@ -142,6 +143,21 @@ def test_workspace_takes_new_empty_and_own_folders(tmp_path):
     (tmp_path / "dangling").symlink_to(tmp_path / "gone")
     with pytest.raises(InputError, match="is a file"):
         Workspace(tmp_path / "dangling").check()
+
+
+def test_what_a_killed_worker_was_writing_is_removed(tmp_path):
+    kept = tmp_path / "out" / ".vitcop" / "calibrate"
+    with Workspace(tmp_path / "out").locked():
+        Store(kept).put("unit-1", {"y": 1})
+    dying = (
+        "import os, sys\nfrom vitcop.calibrate.store import Store\nos.replace = lambda *_: os._exit(9)\n"
+        "Store(sys.argv[1]).put('unit-2', {})"
+    )
+    assert subprocess.run([sys.executable, "-c", dying, str(kept)]).returncode == 9
+    (left,) = [file.name for file in kept.iterdir() if file.name.startswith(".")]
+    with Workspace(tmp_path / "out").locked() as leftovers:
+        assert leftovers == [left] and left.startswith(".unit-2.json.partial-")
+    assert [file.name for file in kept.iterdir()] == ["unit-1.json"]
 
 
 def test_lock_is_free_again_after_use(tmp_path):
