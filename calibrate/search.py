@@ -9,17 +9,15 @@
 """
 
 import math
-import random
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from vitcop.calibrate.budget import check_one_token
-from vitcop.calibrate.calibration import Calibration, CalibrationSettings, Forecast, Measured, TableEntry
+from vitcop.calibrate.calibration import Calibration, CalibrationSettings
 from vitcop.calibrate.checkpoint import Checkpoint
 from vitcop.calibrate.choices import AT_INPUT, Choice, named
 from vitcop.calibrate.constraints import Constraint
@@ -27,7 +25,6 @@ from vitcop.calibrate.curve import Curve
 from vitcop.calibrate.evaluation import Losses
 from vitcop.calibrate.executors.base import Executor, Factory, Json
 from vitcop.calibrate.executors.in_process import InProcess
-from vitcop.calibrate.forecast import rank_agreement
 from vitcop.calibrate.grid import cells, keep_counts
 from vitcop.calibrate.image_clusters import clusters_by_id
 from vitcop.calibrate.job import Job
@@ -39,16 +36,15 @@ from vitcop.calibrate.progress import NoProgress, Progress
 from vitcop.calibrate.refine import RefineSettings, Tried, refine
 from vitcop.calibrate.refine_space import RefineSpace
 from vitcop.calibrate.rules import CENTERS, admitted_rules, candidate_rules
+from vitcop.calibrate.sample_parts import CALIBRATION, SELECTION, check_samples, pieces, rungs
 from vitcop.calibrate.samples import Sample, samples_digest
 from vitcop.calibrate.schedule import Schedule, check_seed
 from vitcop.calibrate.sharding import perform_shard, take_in
 from vitcop.calibrate.shards import PartialTable, Shard
 from vitcop.calibrate.store import Store
 from vitcop.calibrate.subset_limits import SubsetLimit, violations
-from vitcop.calibrate.verdict import Comparison, compare
+from vitcop.calibrate.summary import Found, summarise
 from vitcop.plugins.errors import InputError
-
-CALIBRATION, SELECTION = "calibration", "selection"
 
 
 def calibrate(
@@ -132,18 +128,18 @@ def _opened(
 ) -> "Iterator[_Search]":
     """A search whose inputs are checked and whose workers are there."""
     settings, progress = settings or CalibrationSettings(), progress or NoProgress()
-    _check_samples(sets[CALIBRATION], sets[SELECTION])
+    check_samples(sets[CALIBRATION], sets[SELECTION])
     check_seed("seed", seed)
     if cost_table is not None:
         cost_table.check_model(checkpoint.config_hash)
     parts = {
-        CALIBRATION: _rungs(sets[CALIBRATION], settings, seed),
+        CALIBRATION: rungs(sets[CALIBRATION], settings, seed),
         # In pieces, so that an interruption loses little and workers share the work.
-        SELECTION: _pieces(sets[SELECTION], 4 * settings.batch_size),
+        SELECTION: pieces(sets[SELECTION], 4 * settings.batch_size),
     }
-    every = [part for pieces in parts.values() for part in pieces]
+    every = [part for cut in parts.values() for part in cut]
     job = Job.of(checkpoint, settings, every, threads=settings.threads, store=Store(store))
-    digests = {name: [samples_digest(part) for part in pieces] for name, pieces in parts.items()}
+    digests = {name: [samples_digest(part) for part in cut] for name, cut in parts.items()}
     with open_executor(job.factory()) as executor:
         measuring = Measuring(executor, job.store, job.base, digests, progress)
         yield _Search(checkpoint, job, executor, measuring, sets, seed, settings, cost_table, tuple(limits), progress)
@@ -209,8 +205,7 @@ class _Search:
         self.original = self.measuring.original(SELECTION)
         tried = self._search(constraint)
         chosen, finalists, broken = self._choose(tried, constraint)
-        budget = chosen.schedule.budget(self.planning.num_visual)
-        wanted = constraint.value if constraint.kind == "budget" else budget
+        wanted = constraint.value if constraint.kind == "budget" else chosen.schedule.budget(self.planning.num_visual)
         curve = Curve(
             self.planning,
             self.measuring,
@@ -221,62 +216,26 @@ class _Search:
         )
         others = curve.others(chosen.schedule, wanted)
         points = curve.points(chosen, others, wanted)
-        self.overflowed |= curve.overflowed
-        methods = [*finalists, *others]
-        measured = self._measured(chosen)
-        ranked = [item for item in tried if item.generation == 0]
-        return Calibration(
-            schedule=replace(
-                chosen.schedule,
-                model_id=self.checkpoint.model_id,
-                config_hash=self.checkpoint.config_hash,
-                provenance=self._provenance(constraint, chosen, measured),
+        return summarise(
+            Found(
+                constraint=constraint,
+                budget=wanted,
+                observation=observation,
+                rows=rows,
+                tried=tried,
+                losses=self.losses,
+                original=self.original,
+                chosen=chosen,
+                methods=[*finalists, *others],
+                violations=broken,
+                curve=points,
+                overflowed=self.overflowed | curve.overflowed,
             ),
-            constraint=asdict(constraint),
-            budget=wanted,
+            planning=self.planning,
+            checkpoint=self.checkpoint,
+            job=self.job,
+            samples=self.samples,
             seed=self.seed,
-            num_visual=self.planning.num_visual,
-            text_tokens=self.planning.text_tokens,
-            samples=self._sets(),
-            versions=self.job.base["versions"],
-            original=self._original(),
-            observation=observation,
-            table=tuple(
-                TableEntry(choice=row.choice, kl=row.kl, survived=row.survived)
-                for row in rows
-                if math.isfinite(row.kl.mean)
-            ),
-            candidates=tuple(
-                sorted(
-                    (
-                        self._measured(
-                            Method(named(item.choices), item.schedule, self.measured[item.schedule], item.choices)
-                        )
-                        for item in tried
-                        if math.isfinite(item.loss)
-                    ),
-                    key=lambda item: (item.kl.mean, item.name),
-                )
-            ),
-            forecasts=tuple(
-                Forecast(
-                    name=named(item.choices),
-                    forecast=self.planning.forecast(item.choices),
-                    measured=item.loss,
-                    generation=item.generation,
-                )
-                for item in tried
-                if math.isfinite(item.loss)
-            ),
-            ranking=rank_agreement(
-                [self.planning.forecast(item.choices) for item in ranked], [item.loss for item in ranked]
-            ).to_json(),
-            selection=tuple(map(self._measured, methods)),
-            chosen=chosen.name,
-            comparisons=tuple(self._comparisons(chosen, methods)),
-            violations=broken,
-            curve=tuple(points),
-            overflowed=tuple(sorted(self.overflowed)),
         )
 
     # -- what the model is like ---------------------------------------------------------------------------------------
@@ -307,12 +266,11 @@ class _Search:
         starts = self.planning.best_sets(constraint, self.settings.programme_sets)
         paper = self.planning.paper(constraint) if any(starts) and self.settings.generations else None
         starts += [] if paper is None or paper in starts else [paper]
-        self.measured: dict[Schedule, Losses] = {}
+        self.losses: dict[Schedule, Losses] = {}
 
         def evaluate(schedules: Sequence[Schedule]) -> list[float]:
-            self.measured |= zip(schedules, self.measuring.losses(CALIBRATION, schedules), strict=True)
-            losses = [self.measured[schedule] for schedule in schedules]
-            return [found.estimates()["kl"].mean if found.is_finite else math.inf for found in losses]
+            self.losses |= zip(schedules, self.measuring.losses(CALIBRATION, schedules), strict=True)
+            return [_kl(self.losses[schedule]) for schedule in schedules]
 
         tried = refine(
             starts,
@@ -383,7 +341,7 @@ class _Search:
             {measure: self.original.by_id(measure) for measure in ("score", "kl")},
             self.limits,
             subsets={sample.id: sample.subset for sample in samples},
-            clusters=self._clusters(),
+            clusters=clusters_by_id(samples),
             seed=self.seed,
         )
         return [
@@ -391,85 +349,6 @@ class _Search:
             for item in found
         ]
 
-    # -- the verdict --------------------------------------------------------------------------------------------------
 
-    def _comparisons(self, chosen: Method, methods: Sequence[Method]) -> list[Comparison]:
-        """Every other method against the chosen one."""
-        measures = ["kl", *(["score"] if chosen.losses.by_id("score") else [])]
-        return [
-            compare(
-                method.name,
-                method.losses.by_id(measure),
-                chosen.losses.by_id(measure),
-                self._clusters(),
-                measure=measure,
-                seed=self.seed,
-            )
-            for method in methods
-            if method.name != chosen.name
-            for measure in measures
-        ]
-
-    def _measured(self, method: Method) -> Measured:
-        return self.planning.measured(method, self._clusters())
-
-    def _clusters(self) -> dict[str, Hashable]:
-        return {**clusters_by_id(self.samples[CALIBRATION]), **clusters_by_id(self.samples[SELECTION])}
-
-    def _original(self) -> dict[str, Any]:
-        estimates = self.original.estimates(self._clusters())
-        cost = self.planning.cost(self.planning.schedule(()).layer_counts(self.planning.num_visual))
-        return {name: estimates[name] and asdict(estimates[name]) for name in ("exact", "score")} | {"cost": cost}
-
-    def _sets(self) -> dict[str, Any]:
-        return {
-            name: {"digest": samples_digest(samples), "num": len(samples), "ids": [sample.id for sample in samples]}
-            for name, samples in self.samples.items()
-        }
-
-    def _provenance(self, constraint: Constraint, chosen: Method, measured: Measured) -> dict[str, Any]:
-        return {
-            "chosen": chosen.name,
-            "constraint": {**asdict(constraint), "num_visual": self.planning.num_visual},
-            "forecast": {
-                "kl": self.planning.forecast(chosen.choices),
-                "budget": measured.budget,
-                "seconds": self.planning.seconds(chosen.schedule),
-                **measured.cost,
-            },
-            "measured": {
-                name: getattr(measured, name) and asdict(getattr(measured, name))
-                for name in ("kl", "top1", "exact", "score")
-            },
-            "model": self.job.base["model"],
-            "samples": self._sets(),
-            "seed": self.seed,
-            "versions": self.job.base["versions"],
-        }
-
-
-def _rungs(samples: Sequence[Sample], settings: CalibrationSettings, seed: int) -> list[list[Sample]]:
-    """The parts that the rounds of successive halving add, in an order drawn by the seed."""
-    order = list(samples)
-    random.Random(seed).shuffle(order)
-    cuts = sorted({math.ceil(share * len(order)) for share in settings.rungs})
-    return [order[a:b] for a, b in zip([0, *cuts], cuts, strict=False)]
-
-
-def _pieces(samples: Sequence[Sample], size: int) -> list[Sequence[Sample]]:
-    return [samples[i : i + size] for i in range(0, len(samples), size)]
-
-
-def _check_samples(calibration_samples: Sequence[Sample], selection_samples: Sequence[Sample]) -> None:
-    for name, samples in ((CALIBRATION, calibration_samples), (SELECTION, selection_samples)):
-        if not samples:
-            raise InputError(f"the {name} set is empty")
-    shared = {sample.content_digest for sample in calibration_samples} & {
-        sample.content_digest for sample in selection_samples
-    }
-    if shared:
-        first = next(sample.id for sample in selection_samples if sample.content_digest in shared)
-        raise InputError(
-            f"{len(shared)} samples are in both the calibration and the selection set, first {first}; the choice "
-            "needs samples of its own"
-        )
+def _kl(losses: Losses) -> float:
+    return losses.estimates()["kl"].mean if losses.is_finite else math.inf
