@@ -8,7 +8,7 @@ from vitcop.pipeline.inspection import stage_names
 from vitcop.pipeline.reporting.costs import bench_costs, formula_costs
 from vitcop.pipeline.reporting.model import Report, Staircase, Tile
 from vitcop.pipeline.reporting.numbers import percent, plain, points
-from vitcop.pipeline.reporting.quality import Json, curves_of, gate_row, loss_rows, rung_names, subset_rows
+from vitcop.pipeline.reporting.quality import Json, curves_of, gate_row, loss_rows, method_rows, rung_names, subset_rows
 from vitcop.pipeline.reporting.score_grid import score_grids, score_note
 from vitcop.pipeline.reporting.timing import bench_notes, bench_settings, time_bars, time_rows
 from vitcop.pipeline.steps.verify import read_object
@@ -52,6 +52,7 @@ def collect(bundle: "Bundle", results: Mapping[str, Json | None], *, title: str 
         gates=None if verify is None else tuple(gate_row(gate) for gate in verify["gates"]),
         losses=() if verify is None else loss_rows(verify),
         curves=curves_of(calibration),
+        methods=method_rows(calibration),
         score_grids=score_grids(calibration),
         score_note=score_note(calibration),
         staircase=_staircase(schedule, shape.num_visual),

@@ -141,6 +141,19 @@ class RungRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MethodRow:
+    """One method on the selection samples: its KL and its task score (None without answers); `difference` is its KL −
+    that of the chosen schedule, with the paired 95 % interval, and `verdict` what follows (both of the method)."""
+
+    name: str
+    budget: float
+    kl: Score
+    score: Score | None
+    difference: tuple[float, float, float] | None
+    verdict: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class LossRow:
     """One distance: as the price of the method (original, pruned) and as our own error (pruned, engine)."""
 
@@ -179,6 +192,7 @@ class Report:
     gates: tuple[GateRow, ...] | None = None
     losses: tuple[LossRow, ...] = ()
     curves: tuple[Curve, ...] = ()
+    methods: tuple[MethodRow, ...] = ()
     score_grids: tuple[ScoreGrid, ...] = ()
     score_note: str = ""
     staircase: Staircase | None = None

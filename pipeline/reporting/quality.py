@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vitcop.pipeline.reporting.model import Curve, CurvePoint, GateRow, LossRow, RungRow, Score
+from vitcop.pipeline.reporting.charts import KINDS
+from vitcop.pipeline.reporting.model import Curve, CurvePoint, GateRow, LossRow, MethodRow, RungRow, Score
 from vitcop.pipeline.reporting.numbers import percent, plain
 
 Json = Mapping[str, Any]
@@ -16,6 +17,16 @@ RUNGS = {
     "random": "random",
 }
 """Rungs of verify.json and what the page calls them."""
+
+METHODS = {
+    "paper": "paper preset",
+    "uniform": "control: uniform",
+    "random": "control: random",
+    "fastv": "FastV's rule",
+    "visionzip": "VisionZip's rule",
+    "pyramiddrop": "PyramidDrop's rule",
+}
+"""Methods of calibration.json that no search made, and what the page calls them."""
 
 
 def gate_row(gate: Json) -> GateRow:
@@ -88,8 +99,10 @@ def _points(calibration: Json, quantity: str) -> tuple[CurvePoint, ...]:
         points.append((kind, entry["measured"]))
     for measured in calibration["selection"]:
         name = measured["name"]
-        kind = name if name in ("paper", "uniform", "random") else "candidate"
+        kind = name if name in ("paper", "uniform", "random") else "candidate" if measured["choices"] else "rival"
         points.append(("chosen" if name == chosen else kind, measured))
+    # Other methods' rules stand in the table; drawn as well, they would hide the rest.
+    points = [(kind, measured) for kind, measured in points if kind in KINDS]
     found: dict[tuple[str, float, float], CurvePoint] = {}
     for kind, measured in points:
         value = measured[quantity]
@@ -99,6 +112,29 @@ def _points(calibration: Json, quantity: str) -> tuple[CurvePoint, ...]:
             )
             found[kind, point.budget, point.score] = point
     return tuple(found.values())
+
+
+def method_rows(calibration: Json | None) -> tuple[MethodRow, ...]:
+    """Everything measured at the budget that was asked for, the chosen schedule first, then by KL."""
+    if calibration is None:
+        return ()
+    chosen = calibration["chosen"]
+    against = {item["name"]: item for item in calibration["comparisons"] if item["measure"] == "kl"}
+    rows = []
+    for measured in calibration["selection"]:
+        name, found = measured["name"], against.get(measured["name"])
+        score = measured["score"]
+        rows.append(
+            MethodRow(
+                name="chosen: " + name if name == chosen else METHODS.get(name, name),
+                budget=measured["budget"],
+                kl=Score(mean=measured["kl"]["mean"], error=measured["kl"]["error"]),
+                score=None if score is None else Score(mean=score["mean"], error=score["error"]),
+                difference=None if found is None else (found["difference"], found["low"], found["high"]),
+                verdict="" if found is None else found["verdict"],
+            )
+        )
+    return tuple(sorted(rows, key=lambda row: (row.difference is not None, row.kl.mean, row.name)))
 
 
 def rung_names(verify: Json | None) -> tuple[str, ...]:

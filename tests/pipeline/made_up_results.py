@@ -8,7 +8,9 @@ from typing import Any
 
 from fake_project import CONFIG
 
-from vitcop.calibrate.calibration import Calibration, CurvePoint, Measured
+from vitcop.calibrate.calibration import Calibration, CurvePoint, Forecast, Measured, TableEntry
+from vitcop.calibrate.choices import Choice, Rule
+from vitcop.calibrate.intervals import Interval as MeanInterval
 from vitcop.calibrate.latency import MEANINGS, CostTable, Trial
 from vitcop.calibrate.losses import Estimate
 from vitcop.calibrate.observe.interval import Interval
@@ -80,6 +82,8 @@ def observation(layers: int = 4) -> Observation:
 def calibration() -> dict[str, Any]:
     """calibration.json with a curve, finalists and controls."""
 
+    choice = Choice(layer=2, keep=5, rule=Rule())
+
     def measured(name: str, budget: float, exact: float, kl: float) -> Measured:
         return Measured(
             name=name,
@@ -90,16 +94,28 @@ def calibration() -> dict[str, Any]:
             top1=Estimate(0.9, 0.01, 96),
             exact=Estimate(exact, 0.02, 96),
             cost={"flops": 1000, "kv_bytes": 100, "input_tokens": 8},
+            choices=() if name in ("paper", "uniform", "random", "visionzip") else (choice,),
+            score=Estimate(exact, 0.02, 96),
         )
 
-    best = measured("x2 @1 merge", 1 / 3, 0.80, 0.02)
+    best = measured("@2 5 k_norm-", 1 / 3, 0.80, 0.02)
+    rival = replace(measured("visionzip", 1 / 3, 0.81, 0.015), schedule=None)
     curve = [
-        CurvePoint(kind=kind, wanted=budget, measured=measured(kind, budget, exact - drop, kl))
+        CurvePoint(
+            kind=kind,
+            wanted=budget,
+            measured=measured(kind, budget, exact - drop, kl),
+            loss=MeanInterval(mean=kl, low=kl - 0.01, high=kl + 0.01, count=96),
+            on_front=kind == "chosen",
+            front_share=0.9,
+        )
         for budget, exact, kl in ((1 / 3, 0.80, 0.02), (2 / 9, 0.77, 0.05), (1 / 9, 0.70, 0.2))
         for kind, drop in (("chosen", 0.0), ("paper", 0.02), ("uniform", 0.05), ("random", 0.08))
     ]
+    others = [measured("@2 6 text_query+", 1 / 3, 0.79, 0.03), measured("paper", 1 / 3, 0.78, 0.04), rival]
     found = Calibration(
         schedule=SCHEDULE,
+        constraint={"kind": "budget", "value": 1 / 3},
         budget=1 / 3,
         seed=0,
         num_visual=16,
@@ -108,9 +124,26 @@ def calibration() -> dict[str, Any]:
         versions=VERSIONS,
         original={"exact": {"mean": 0.82, "error": 0.02, "num": 96}, "cost": {}},
         observation=observation(),
+        table=(TableEntry(choice=choice, kl=Estimate(0.02, 0.01, 96), survived=True),),
         candidates=(best,),
-        selection=(best, measured("x3 @2 text_query+", 1 / 3, 0.79, 0.03), measured("paper", 1 / 3, 0.78, 0.04)),
+        forecasts=(Forecast(name=best.name, forecast=0.02, measured=0.02, generation=0),),
+        ranking={},
+        selection=(best, *others),
         chosen=best.name,
+        comparisons=tuple(
+            Comparison(
+                name=other.name,
+                measure="kl",
+                difference=other.kl.mean - best.kl.mean,
+                low=other.kl.mean - best.kl.mean - 0.008,
+                high=other.kl.mean - best.kl.mean + 0.008,
+                num=96,
+                num_clusters=26,
+                verdict="worse" if other.kl.mean > 0.028 else "level",
+            )
+            for other in others
+        ),
+        violations={},
         curve=tuple(curve),
     )
     return json.loads(found.to_json())
