@@ -56,6 +56,19 @@ def test_two_workers_give_the_same_bytes(project, straight, tmp_path):
     assert len(units_of(tmp_path / "out")) > 10
 
 
+def test_shards_join_to_the_same_bytes(project, straight, tmp_path):
+    """Each in a folder of its own, as on machines of their own."""
+    outs = [tmp_path / "1", tmp_path / "2"]
+    for index, out in enumerate(outs, start=1):
+        done = vitcop(*arguments(project, out, None), "--shard", f"{index}/2", "--json")
+        assert done.returncode == 0, done.stderr
+        assert [file.name for file in out.glob("*.json")] == [f"partial-{index}-of-2.json"]
+    merged = ("--merge", outs[0], "--merge", outs[1] / "partial-2-of-2.json")
+    done = vitcop(*arguments(project, tmp_path / "whole", None), *merged)
+    assert done.returncode == 0, done.stderr
+    assert results_of(tmp_path / "whole") == straight.files
+
+
 def workers_under(parent: int) -> list[int]:
     """Processes that a process has started and that still run."""
     try:
