@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vitcop.calibrate.latency import CostTable
     from vitcop.calibrate.samples import Sample
     from vitcop.calibrate.schedule import Schedule
+    from vitcop.calibrate.shards import PartialTable, Shard
     from vitcop.calibrate.subset_limits import SubsetLimit
 
 DEFAULT_BUDGET = "1/3"
@@ -54,18 +55,16 @@ class Search:
         calibration_out: Path | None,
         store: Path | None,
         console: Console,
-        merged: Sequence[str | Path] = (),
+        merged: "PartialTable | None" = None,
     ) -> "Schedule":
         """Search; write schedule.json and calibration.json where places for them are given.
 
         Args:
             store: of finished measurements, so that an interrupted search goes on where it was.
-            merged: partial tables of shards, or folders of them.
+            merged: what all shards found, in place of measuring the table.
         """
         from vitcop.calibrate.search import calibrate
-        from vitcop.calibrate.shards import PartialTable, merge, partial_files
 
-        tables = [PartialTable.load(path) for path in partial_files(merged)]
         self._tell(console)
         with console.progress() as progress:
             result = calibrate(
@@ -75,7 +74,7 @@ class Search:
                 store=store,
                 cost_table=self.cost_table,
                 limits=self.limits,
-                merged=merge(tables) if tables else None,
+                merged=merged,
                 **self._settings,
             )
         if calibration_out is not None:
@@ -85,16 +84,13 @@ class Search:
         _tell_verdict(result, console)
         return result.schedule
 
-    def run_shard(self, shard: str, *, out: Path, store: Path | None, console: Console) -> Path:
-        """Measure one shard ("i/n") of the sensitivity table and write its partial table into `out`; returns the
-        file."""
+    def run_shard(self, shard: "Shard", *, out: Path, store: Path | None, console: Console) -> Path:
+        """Measure one shard of the sensitivity table and write its partial table into `out`; returns the file."""
         from vitcop.calibrate.search import measure_shard
-        from vitcop.calibrate.shards import Shard
 
-        chosen = Shard.parse(shard)
         with console.progress() as progress:
-            table = measure_shard(*self._inputs, chosen, progress=progress, store=store, **self._settings)
-        path = out / chosen.file_name
+            table = measure_shard(*self._inputs, shard, progress=progress, store=store, **self._settings)
+        path = out / shard.file_name
         table.save(path)
         return path
 
@@ -232,17 +228,28 @@ def calibrate(
     workspace = Workspace(out) if out is not None else None
     if workspace is not None:
         workspace.check()
+    chosen, table = _shards(shard, merged)
     opened = open_search(model, calibration, selection, console=console, **search)
     if workspace is None:
-        return opened.run(schedule_out=None, calibration_out=None, store=None, console=console, merged=merged)
+        return opened.run(schedule_out=None, calibration_out=None, store=None, console=console, merged=table)
     with workspace.locked():
         store = workspace.private / "calibrate"
-        if shard is not None:
-            return opened.run_shard(shard, out=workspace.out, store=store, console=console)
+        if chosen is not None:
+            return opened.run_shard(chosen, out=workspace.out, store=store, console=console)
         return opened.run(
             schedule_out=workspace.out / "schedule.json",
             calibration_out=workspace.out / "calibration.json",
             store=store,
             console=console,
-            merged=merged,
+            merged=table,
         )
+
+
+def _shards(shard: str | None, merged: Sequence[str | Path]) -> "tuple[Shard | None, PartialTable | None]":
+    """The shard to run, and what the others found. Raises InputError where one of them is missing."""
+    from vitcop.calibrate.shards import PartialTable, Shard, merge, partial_files
+
+    table = merge(PartialTable.load(path) for path in partial_files(merged)) if merged else None
+    if table is not None:
+        table.check_complete()
+    return None if shard is None else Shard.parse(shard), table

@@ -13,6 +13,7 @@ import pytest
 from fake_project import CONFIG, files_of, write_model, write_samples
 
 from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.shards import PartialTable, Shard
 
 
 @pytest.fixture
@@ -95,6 +96,27 @@ def test_budget_outside_its_range_on_the_command_line(refuses, project, budget):
         project / "out",
         names=("budget", "at most 1", budget),
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        (("--shard", "5/3"), ("shard 5/3", "i from 1 to n")),
+        (("--shard", "half"), ("shard 'half'", "such as 1/4")),
+        (("--shard", "1/2", "--merge", "{project}"), ("shard 1/2", "nothing to merge")),
+        (("--merge", "{project}/data"), ("data: no partial tables",)),
+        (("--merge", "{project}/recipe.yaml"), ("recipe.yaml: not a partial table",)),
+        (("--merge", "{project}/partial-1-of-2.json"), ("1 of 2 units", "shards 2/2 are missing")),
+        (("--merge", "{project}/gone.json"), ("gone.json: cannot read the partial table",)),
+    ],
+)
+def test_shards_that_cannot_be(refuses, project, given, names):
+    table = PartialTable(run={}, units=("a", "b"), shards=(Shard(1, 2),), results={"a": {}})
+    table.save(project / "partial-1-of-2.json")
+    data = project / "data"
+    files = ("--calibration", data / "calibration.jsonl", "--selection", data / "selection.jsonl")
+    options = [text.format(project=project) for text in given]
+    refuses("calibrate", project / "model", *files, *options, "-o", project / "out", names=names)
 
 
 @pytest.mark.parametrize(
