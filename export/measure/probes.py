@@ -38,32 +38,30 @@ def plain_probe(num_layers: int, num_visual: int) -> Probe:
 
 
 def fitting_probes(num_layers: int, num_visual: int, scores: Sequence[str]) -> list[Probe]:
-    """Five schedules (six in models of two or three layers): each kind of score in the vision stage and inside the
-    language model, and both kinds of clusters.
+    """Six schedules: each kind of score in the vision stage and inside the language model, and both kinds of clusters.
+
+    The first clusters stand behind a score that is timed without them too, or their constant would pass for its.
 
     Args:
         scores: of the vision stage, without the controls; the first is carried along.
     """
     carried = scores[0]
-    stages = [*scores, "uniform"]
+    stages = [*[*scores, "uniform"][:4], carried, "uniform"]
     early, late = _layers(num_layers, 0.25, 0.6), _layers(num_layers, 0.5, 0.85)
     by_norm, by_nothing = Rule(score="k_norm"), Rule(score="uniform", order="largest")
     inside = [
         (late, [Rule(score="vision_saliency", order="largest", saliency=carried)] * 2),
         (early, [Rule(score="text_query", order="largest")] * 2),
         (late, [by_norm] * 2),
+        (early, [by_nothing] * 2),
         (early, [Rule(op="merge", score="k_norm"), by_norm]),
         (late, [Rule(op="merge", score="k_norm", cutoff_quantile=_QUANTILE), by_nothing]),
     ]
-    if len(late) == 1:
-        inside.append((late, [by_nothing]))
     shares = ((7, 8), (3, 4), (2, 3), (5, 8), (1, 2), (4, 5))
     found = []
     for i, (layers, rules) in enumerate(inside):
         num, den = shares[i]
-        at_input = Choice(
-            layer=AT_INPUT, keep=num_visual * num // den, rule=Rule(score=stages[i % len(stages)], order="largest")
-        )
+        at_input = Choice(layer=AT_INPUT, keep=num_visual * num // den, rule=Rule(score=stages[i], order="largest"))
         choices, count = [at_input], at_input.keep
         for layer, rule in zip(layers, rules, strict=False):
             count = count * 3 // 5

@@ -114,7 +114,7 @@ class TestProbes:
     @pytest.mark.parametrize("scores", [CLASS_TOKEN, CLASS_FREE], ids=["class token", "class free"])
     def test_together_they_have_every_kind(self, layers, scores):
         probes = fitting_probes(layers, 144, scores)
-        assert len({probe.name for probe in probes}) == len(probes) == (6 if layers < 4 else 5)
+        assert len({probe.name for probe in probes}) == len(probes) == 6
         stages = {kind_of(probe.schedule.vision.score) for probe in probes}
         assert stages == {*scores, "control"}
         drops = [drop for probe in probes for drop in probe.schedule.drops]
@@ -248,7 +248,7 @@ class TestTheWholeTable:
         assert table.visual_tokens == 16 and table.text_tokens > 4 and table.rows == 1 and table.dtype == "float32"
         assert len(table.trials) == 5 and table.worst_error < 0.03 and max(table.fit_errors) < 0.01
         # The bundle drops nothing, so it is the yardstick itself; the others are exported once each.
-        assert len(engine["exported"]) == 5 + 5 and not any(copied for _, copied in engine["exported"])
+        assert len(engine["exported"]) == 6 + 5 and not any(copied for _, copied in engine["exported"])
         assert not engine["built"]
         again = measure_cost_table(bundle, samples, target="made-up", trials=5, repeats=2, warmup=0)
         assert again.to_json() == table.to_json()
@@ -261,14 +261,14 @@ class TestTheWholeTable:
         assert table.trials == () and table.median_error is None
         # Probes are like the bundle: with a copy of the weights. Every engine is built first, the unpruned one as well.
         assert all(copied for _, copied in engine["exported"])
-        assert engine["built"] == [schedule for schedule, _ in engine["exported"]] and len(engine["built"]) == 6
+        assert engine["built"] == [schedule for schedule, _ in engine["exported"]] and len(engine["built"]) == 7
         assert engine["built"][0].is_empty
 
     def test_a_given_unpruned_bundle_saves_an_export(self, model_dir, bundle, samples, engine, tmp_path):
         pruned = write_twin_bundle(tmp_path / "pruned", model_dir)
         settings = {"target": "made-up", "trials": 0, "repeats": 1, "warmup": 0}
         measure_cost_table(pruned, samples, unpruned=bundle, **settings)
-        assert len(engine["exported"]) == 5
+        assert len(engine["exported"]) == 6
         with pytest.raises(InputError, match="its schedule drops tokens"):
             measure_cost_table(bundle, samples, unpruned=pruned, **settings)
 

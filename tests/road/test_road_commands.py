@@ -98,7 +98,7 @@ def test_bench_and_report(project, folder, plain):
 
 @pytest.mark.slow
 def test_cost_table_of_the_micro_model(project, plain, tmp_path):
-    """Real exports (eight of them) and real engines; with two repeats of a millisecond the errors say nothing."""
+    """Real exports (seven of them) and real engines; with two repeats of a millisecond the errors say nothing."""
     out = tmp_path / "cost.json"
     call = ("bench", plain, "--data", project.samples, "--cost-table", out, "--option", "threads=1", "--json")
     once = ("--model", project.model, "--trials", 1, "--repeats", 2, "--warmup", 1)
