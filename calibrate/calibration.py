@@ -49,7 +49,7 @@ class CalibrationSettings:
         curve_budgets: budgets of the curve, beside the one asked for.
         curve_sets: best sets of the programme that are measured at each of these.
         head_reductions: reductions of the key norm to try.
-        merge_orders: orders of a merge to try; "largest" merges by the negated score.
+        merge_orders: orders in which a merge by key norm is tried; "largest" merges by the negated score.
         cutoff_quantiles: cluster cutoffs to try; None is the paper's distance 8.
         check_share: share of the calibration samples for which gradients check what the scores tell.
         device, dtype, attn: as in `load_model`.
@@ -161,11 +161,11 @@ class TableEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """A schedule that was measured on the calibration set beside its additive forecast (nats); `generation` 0 is the
-    integer programme's, later ones the refinement's."""
+    """A schedule that was measured on the calibration set beside its additive forecast (nats; None where it merges, or
+    holds a drop that was not measured alone); `generation` 0 are the starts, later ones the refinement's."""
 
     name: str
-    forecast: float
+    forecast: float | None
     measured: float
     generation: int
 

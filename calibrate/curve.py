@@ -98,10 +98,10 @@ class Curve:
         ]
 
     def _best(self, budget: float) -> Method | None:
-        """The best of the programme's sets on the set that is searched on, without a refinement."""
+        """The best of the starts on the set that is searched on, without a refinement."""
         constraint = Constraint(kind="budget", value=budget)
         try:
-            sets = self.planning.best_sets(constraint, self.planning.settings.curve_sets)
+            sets = self.planning.starts(constraint, self.planning.settings.curve_sets)
         except InputError:
             return None
         schedules = [self.planning.schedule(choices) for choices in sets]

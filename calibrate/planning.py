@@ -13,15 +13,15 @@ from vitcop.calibrate.evaluation import Losses
 from vitcop.calibrate.fit_counts import fit_counts
 from vitcop.calibrate.forecast import LossCurves
 from vitcop.calibrate.latency import CostTable
-from vitcop.calibrate.presets import paper_schedule
+from vitcop.calibrate.presets import paper_layers, paper_schedule
 from vitcop.calibrate.programme import best_sets
-from vitcop.calibrate.rules import CENTERS
+from vitcop.calibrate.rules import CENTERS, merge_rules
 from vitcop.calibrate.schedule import Schedule, VisionStage
 from vitcop.calibrate.sensitivity import Row
 from vitcop.plugins.errors import InputError
 
-PAPER_BUDGET = 2 / 9
-"""Of the paper's schedule where the constraint is something else; its counts are fitted."""
+MERGED_FROM = (2.0, 3.0)
+"""Tokens at LLM input of schedules that merge, in units of the mean over all layers."""
 
 USED = 0.85
 """Sets of the programme use at least this share of what the constraint allows, where there are such: keep counts come
@@ -38,6 +38,11 @@ class Method:
     losses: Losses
     choices: tuple[Choice, ...] = ()
     layer_counts: tuple[int, ...] = ()
+
+
+def merge_layers(num_layers: int) -> tuple[int, ...]:
+    """Before which layers merges are tried: the first, and the paper's. Later ones have paid for what they merge."""
+    return tuple(sorted({1, paper_layers(num_layers)[0]})) if num_layers > 2 else ()
 
 
 class Planning:
@@ -95,10 +100,38 @@ class Planning:
         fitted = [choices for item in found if (choices := self.fit(item.choices, constraint)) is not None]
         return list(dict.fromkeys(fitted or [item.choices for item in found]))
 
-    def paper(self, constraint: Constraint) -> tuple[Choice, ...] | None:
-        """The paper's kind of schedule, fitted to the constraint: a start for the refinement, which the programme would
-        not offer. What a merge is worth behind a vision stage does not show where it merges everything."""
-        budget = constraint.value if constraint.kind == "budget" else PAPER_BUDGET
+    def starts(self, constraint: Constraint, num: int) -> list[tuple[Choice, ...]]:
+        """What a search measures first: the programme's best sets, and merges behind a vision stage, of which the table
+        can say nothing, the paper's kind among them. Raises InputError where nothing meets the constraint."""
+        sets = self.best_sets(constraint, num)
+        if not any(sets) or self.settings.max_drops < 2:
+            return sets
+        mean = self.schedule(sets[0]).budget(self.num_visual) * self.num_visual
+        merges = [
+            choices
+            for rule in merge_rules(self.saliency, self.settings)
+            for layer in merge_layers(self.num_layers)
+            for share in MERGED_FROM
+            if (choices := self._merge(constraint, rule, layer, share * mean, mean)) is not None
+        ]
+        paper = self._paper(constraint, mean)
+        return list(dict.fromkeys([*sets, *merges, *([] if paper is None else [paper])]))
+
+    def _merge(
+        self, constraint: Constraint, rule: Rule, layer: int, at_input: float, mean: float
+    ) -> tuple[Choice, ...] | None:
+        """A vision stage that keeps about `at_input` tokens, merged before a layer; `mean` tokens in all layers."""
+        first = min(self.num_visual - 1, round(at_input))
+        keep = max(1, min(first - 1, round(mean)))
+        choices = (
+            Choice(layer=AT_INPUT, keep=first, rule=Rule(score=self.saliency, order="largest")),
+            Choice(layer=layer, keep=keep, rule=rule),
+        )
+        return self.fit(choices, constraint) if first > 1 else None
+
+    def _paper(self, constraint: Constraint, mean: float) -> tuple[Choice, ...] | None:
+        """The paper's kind of schedule."""
+        budget = mean / self.num_visual
         try:
             schedule = paper_schedule(self.num_layers, self.num_visual, budget, vision_score=self.saliency)
         except InputError:

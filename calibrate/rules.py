@@ -1,6 +1,7 @@
 """Which rules a search tries before which layer. No torch."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from vitcop.calibrate.calibration import CalibrationSettings
 from vitcop.calibrate.choices import AT_INPUT, Rule
@@ -12,7 +13,8 @@ budgets."""
 
 
 def candidate_rules(layer: int, vision_scores: Sequence[str], settings: CalibrationSettings) -> tuple[Rule, ...]:
-    """All rules that are tried before a layer, `uniform` among them: it costs nothing, and some models want no more.
+    """The rules that are tried alone before a layer, `uniform` among them: it costs nothing, and some models want no
+    more. Merges are not: to merge all tokens is another thing than to merge what a vision stage has left.
 
     Args:
         layer: AT_INPUT for the vision stage.
@@ -26,19 +28,26 @@ def candidate_rules(layer: int, vision_scores: Sequence[str], settings: Calibrat
         for reduction in settings.head_reductions
         for order in ("smallest", "largest")
     ]
-    merges = [
-        Rule(op="merge", score="k_norm", order=order, merge=merge, cutoff_quantile=quantile)
-        for order in settings.merge_orders
-        for merge in ("sum", "mean")
-        for quantile in settings.cutoff_quantiles
-    ]
     carried = [Rule(score="vision_saliency", order="largest", saliency=score) for score in vision_scores]
-    return (*norms, Rule(score="text_query", order="largest"), *carried, uniform, *merges)
+    return (*norms, Rule(score="text_query", order="largest"), *carried, uniform)
+
+
+def merge_rules(saliency: str, settings: CalibrationSettings) -> tuple[Rule, ...]:
+    """Rules of a merge behind a vision stage. The paper's keeps the tokens of small key norm to themselves, the others
+    those that the vision tower found salient, and merges the rest."""
+    ranks = [Rule(score="vision_saliency", order="largest", saliency=saliency)]
+    ranks += [Rule(score="k_norm", order=order) for order in settings.merge_orders]
+    return tuple(
+        replace(rank, op="merge", merge=merge, cutoff_quantile=quantile)
+        for rank in ranks
+        for merge in ("mean", "sum")
+        for quantile in settings.cutoff_quantiles
+    )
 
 
 def admitted_rules(rules: Sequence[Rule], layer: int, observation: Observation) -> tuple[Rule, ...]:
-    """Those that beat random before this layer, and `uniform`, the yardstick; a merge is judged by the score that it
-    reads. All of them where nothing could be observed."""
+    """Those that beat random before this layer, and `uniform`, the yardstick. All of them where nothing could be
+    observed."""
     if not observation.agreements:
         return tuple(rules)
     return tuple(rule for rule in rules if rule.score == "uniform" or observation.tells(layer, rule))

@@ -2,7 +2,8 @@
 
 1. The original answers everything; what it depends on tells which scores are worth trying before which layer.
 2. Every drop alone: the sensitivity table, on the calibration set.
-3. An integer programme puts drops together under the constraint; its best sets are measured, and refined jointly.
+3. An integer programme puts drops together under the constraint; its best sets, and merges behind a vision stage, are
+   measured and refined jointly.
 4. The best few, the paper's schedule, other methods' rules and the controls are measured on the selection set. Of the
    best few the least KL wins; nothing else ever does.
 5. The same over several budgets, without the refinement: the curve.
@@ -262,10 +263,8 @@ class _Search:
     # -- the search ---------------------------------------------------------------------------------------------------
 
     def _search(self, constraint: Constraint) -> list[Tried]:
-        """The programme's best sets and what the refinement made of them, in the order in which they were tried."""
-        starts = self.planning.best_sets(constraint, self.settings.programme_sets)
-        paper = self.planning.paper(constraint) if any(starts) and self.settings.generations else None
-        starts += [] if paper is None or paper in starts else [paper]
+        """The starts and what the refinement made of them, in the order in which they were tried."""
+        starts = self.planning.starts(constraint, self.settings.programme_sets)
         self.losses: dict[Schedule, Losses] = {}
 
         def evaluate(schedules: Sequence[Schedule]) -> list[float]:

@@ -73,13 +73,13 @@ def summarise(
     forecasts = [
         Forecast(
             name=named(item.choices),
-            forecast=planning.forecast(item.choices),
+            forecast=_finite(planning.forecast(item.choices)),
             measured=item.loss,
             generation=item.generation,
         )
         for item in finite
     ]
-    programme = [item for item in forecasts if item.generation == 0 and math.isfinite(item.forecast)]
+    programme = [item for item in forecasts if item.generation == 0 and item.forecast is not None]
     ranking = rank_agreement([item.forecast for item in programme], [item.measured for item in programme])
     return Calibration(
         schedule=replace(
@@ -109,7 +109,7 @@ def summarise(
             if row.losses.is_finite
         ),
         candidates=tuple(sorted(candidates, key=lambda item: (item.kl.mean, item.name))),
-        forecasts=tuple(item for item in forecasts if math.isfinite(item.forecast)),
+        forecasts=tuple(forecasts),
         ranking=ranking.to_json(),
         selection=tuple(planning.measured(method, clusters[SELECTION]) for method in found.methods),
         chosen=found.chosen.name,
@@ -150,7 +150,7 @@ def _provenance(found: Found, planning: Planning, chosen: Measured) -> dict[str,
         "chosen": chosen.name,
         "constraint": {**asdict(found.constraint), "num_visual": planning.num_visual},
         "forecast": {
-            "kl": planning.forecast(chosen.choices),
+            "kl": _finite(planning.forecast(chosen.choices)),
             "budget": chosen.budget,
             "seconds": planning.seconds(found.chosen.schedule),
             **chosen.cost,
@@ -159,3 +159,7 @@ def _provenance(found: Found, planning: Planning, chosen: Measured) -> dict[str,
             name: getattr(chosen, name) and asdict(getattr(chosen, name)) for name in ("kl", "top1", "exact", "score")
         },
     }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -113,7 +113,18 @@ def test_the_table_has_what_tells_something(found, sets):
     for entry in found.table:
         rule = entry.choice.rule
         assert rule.score == "uniform" or observation.tells(entry.choice.layer, rule)
-        assert rule.score != "random"
+        assert rule.score != "random" and rule.op == "select"
+
+
+def test_merges_are_tried_behind_a_vision_stage(found):
+    merging = [item for item in found.candidates if any(choice.rule.op == "merge" for choice in item.choices)]
+    assert merging and all(item.choices[0].layer == 0 for item in merging)
+    assert {choice.rule.score for item in merging for choice in item.choices if choice.rule.op == "merge"} == {
+        "vision_saliency",
+        "k_norm",
+    }
+    told = {item.name: item.forecast for item in found.forecasts}
+    assert all(told[item.name] is None for item in merging), "the table cannot tell what a merge behind a stage loses"
 
 
 def test_every_other_method_is_held_against_the_chosen_one(found):

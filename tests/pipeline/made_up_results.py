@@ -16,6 +16,7 @@ from vitcop.calibrate.losses import Estimate
 from vitcop.calibrate.observe.interval import Interval
 from vitcop.calibrate.observe.observation import Agreement, Check, Observation
 from vitcop.calibrate.schedule import Clusters, Drop, Schedule, VisionStage
+from vitcop.calibrate.verdict import Comparison
 from vitcop.export.bundle import Architecture, schedule_hash
 from vitcop.export.measure import Bench, GateResult, Verification
 
