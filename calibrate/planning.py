@@ -214,8 +214,10 @@ class Planning:
             if count < self.num_visual:
                 score = choice.rule.saliency if choice.rule.score == "vision_saliency" else self.saliency
                 before = [Choice(layer=AT_INPUT, keep=count, rule=Rule(score=score, order="largest"))]
-            alone = replace(choice, keep=min(choice.keep, count - 1))
-            return 1000 * (table.drop_seconds(choice.rule, count) + stage_of([*before, alone]) - stage_of(before))
+            # Which count it keeps makes no difference here, but a schedule must drop something.
+            alone = replace(choice, keep=max(1, count - 1))
+            stages = stage_of([*before, alone]) - stage_of(before) if count > 1 else 0.0
+            return 1000 * (table.drop_seconds(choice.rule, count) + stages)
 
         return CostModel(
             num_layers=self.num_layers,

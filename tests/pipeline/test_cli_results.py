@@ -144,6 +144,8 @@ def test_calibrate(invoke, project, monkeypatch):
     assert result.exit_code == 0
     assert result.stdout.splitlines()[0] == "schedule for toy of 4 layers, budget 1.0000"
     (search, places), *_ = seen
-    assert search.budget == 0.25 and len(search.calibration_samples) == 2
+    assert (search.constraint.kind, search.constraint.value) == ("budget", 0.25) and len(
+        search.calibration_samples
+    ) == 2
     assert places["schedule_out"] == project / "out" / "schedule.json"
     assert places["store"] == project / "out" / ".vitcop" / "calibrate"
