@@ -35,13 +35,14 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
 
 
 def nearest(name: str, known: list[str]) -> str | None:
-    """The known name most like `name`, compared by its last part and as a whole."""
-    by_leaf: dict[str, str] = {}
-    for key in known:
-        by_leaf.setdefault(key.rsplit(".", 1)[-1], key)
-    whole = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    leaf = difflib.get_close_matches(name.rsplit(".", 1)[-1], list(by_leaf), n=1, cutoff=0.6)
-    return whole[0] if whole else by_leaf[leaf[0]] if leaf else None
+    """The known name most like `name`: by its last part, of equals as a whole; sections have long names in common."""
+
+    def likeness(key: str) -> tuple[float, float]:
+        ends = (name.rsplit(".", 1)[-1], key.rsplit(".", 1)[-1])
+        return difflib.SequenceMatcher(None, *ends).ratio(), difflib.SequenceMatcher(None, name, key).ratio()
+
+    best = max(known, key=likeness, default=None)
+    return best if best is not None and likeness(best)[0] >= 0.6 else None
 
 
 def _explain_one(detail: Any, model: type[BaseModel]) -> str:
