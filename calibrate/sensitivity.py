@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from vitcop.calibrate.choices import AT_INPUT, Choice, Rule, schedule_of
+from vitcop.calibrate.intervals import standard_error
 from vitcop.calibrate.losses import Estimate
 from vitcop.plugins.errors import InputError
 from vitcop.plugins.spec import Fraction
@@ -212,30 +213,13 @@ def _clearly_above(kl: Sequence[float], best: Sequence[float], images: Sequence[
     if not all(map(math.isfinite, kl)):
         return all(map(math.isfinite, best))
     differences = [ours - theirs for ours, theirs in zip(kl, best, strict=True)]
-    mean, error = paired_error(differences, images)
-    return len(set(images)) >= LEAST_IMAGES and mean > CLEARLY * error
-
-
-def paired_error(differences: Sequence[float], images: Sequence[Hashable]) -> tuple[float, float]:
-    """(mean, standard error) of differences between samples of which those of one image are not independent.
-
-    √(g/(g−1) · Σ over the g images of (Σ of its differences from the mean)²) / n, the cluster-robust error of a mean;
-    with one sample an image standard deviation / √n. Infinite for a single image.
-    """
-    num = len(differences)
-    mean = math.fsum(differences) / num
-    off: dict[Hashable, list[float]] = {}
-    for image, difference in zip(images, differences, strict=True):
-        off.setdefault(image, []).append(difference - mean)
-    if len(off) < 2:
-        return mean, math.inf
-    squares = math.fsum(math.fsum(group) ** 2 for group in off.values())
-    return mean, math.sqrt(len(off) / (len(off) - 1) * squares) / num
+    mean = math.fsum(differences) / len(differences)
+    return len(set(images)) >= LEAST_IMAGES and mean > CLEARLY * standard_error(differences, images)
 
 
 def _image(sample: Any) -> Hashable:
-    """What a sample shares with others of its image; a prompt of text alone shares nothing."""
-    return (*sample.images, sample.video) if sample.has_pictures else sample.id
+    """What a sample shares with others of its pictures, by their bytes; a prompt of text alone shares nothing."""
+    return sample.picture_digests or sample.id
 
 
 def _told(values: Sequence[Any]) -> list[Any]:

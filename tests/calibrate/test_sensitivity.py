@@ -20,7 +20,6 @@ from vitcop.calibrate.sensitivity import (
     Row,
     SensitivityTable,
     measure_cell,
-    paired_error,
     still_open,
 )
 from vitcop.calibrate.store import Store
@@ -72,7 +71,7 @@ class Told:
 
 class Sample:
     def __init__(self, number, image):
-        self.id, self.images, self.video, self.has_pictures = str(number), (image,), None, True
+        self.id, self.picture_digests = str(number), (image,)
 
 
 class Part:
@@ -116,20 +115,6 @@ def choice_named(name):
 
 def kl_of(by_name):
     return {choice_named(name): values for name, values in by_name.items()}
-
-
-def test_samples_of_one_image_are_one_piece_of_evidence():
-    steps = [0.5, 0.4, 0.6, 0.5] * 4
-    kl = kl_of({"a": (0.0,) * 16, "b": tuple(steps)})
-    assert len(still_open(kl, range(16))) == 1
-    assert len(still_open(kl, [i // 4 for i in range(16)])) == 2, "four images"
-    assert len(still_open(kl, [i // 2 for i in range(16)])) == 1, f"{LEAST_IMAGES} images"
-    differences = np.random.default_rng(2).normal(size=12)
-    mean, error = paired_error(differences, range(12))
-    assert mean == pytest.approx(differences.mean()) and error == pytest.approx(differences.std(ddof=1) / 12**0.5)
-    twice = np.repeat(differences, 2)
-    assert paired_error(twice, [i // 2 for i in range(24)]) == pytest.approx((mean, error))
-    assert paired_error([1.0, 1.0], ["same", "same"]) == (1.0, math.inf)
 
 
 def test_a_cell_counts_images():
