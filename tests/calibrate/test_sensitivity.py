@@ -117,6 +117,14 @@ def kl_of(by_name):
     return {choice_named(name): values for name, values in by_name.items()}
 
 
+def test_samples_of_one_image_are_one_piece_of_evidence():
+    steps = [0.5, 0.4, 0.6, 0.5] * 4
+    kl = kl_of({"a": (0.0,) * 16, "b": tuple(steps)})
+    assert len(still_open(kl, range(16))) == 1
+    assert len(still_open(kl, [i // 4 for i in range(16)])) == 2, "four images"
+    assert len(still_open(kl, [i // 2 for i in range(16)])) == 1, f"{LEAST_IMAGES} images"
+
+
 def test_a_cell_counts_images():
     worse = Told(lambda score, i: len(score) + 0.1 * (i % 3))
     alone, shared = (
