@@ -18,7 +18,7 @@ from statistics import mean
 from vitcop.calibrate.calibration import Calibration, CalibrationSettings
 from vitcop.calibrate.choices import AT_INPUT
 from vitcop.calibrate.cost import DecoderShape, layer_flops
-from vitcop.calibrate.grid import cells, keep_counts
+from vitcop.calibrate.search.grid import cells, keep_counts
 
 LLAVA_7B = DecoderShape(hidden=4096, intermediate=11008, num_heads=32, num_kv_heads=32, head_dim=128, vocab=32064)
 NUM_LAYERS, NUM_VISUAL, TEXT_TOKENS = 32, 576, 64

@@ -16,9 +16,9 @@ from pathlib import Path
 import scipy.optimize
 
 from vitcop.calibrate.choices import AT_INPUT, Choice, Rule
-from vitcop.calibrate.constraints import Constraint, CostModel, flops_cost, token_cost
 from vitcop.calibrate.cost import DecoderShape
-from vitcop.calibrate.programme import best_sets
+from vitcop.calibrate.search.constraints import Constraint, CostModel, flops_cost, token_cost
+from vitcop.calibrate.search.programme import best_sets
 from vitcop.export.measure import machine_facts
 
 NUM_LAYERS, NUM_VISUAL, TEXT_TOKENS = 32, 576, 64

@@ -27,12 +27,12 @@ from vitcop.calibrate.calibration import CalibrationSettings
 from vitcop.calibrate.checkpoint import Checkpoint
 from vitcop.calibrate.choices import AT_INPUT, Choice, Rule
 from vitcop.calibrate.evaluation import Evaluator, Part
-from vitcop.calibrate.grid import cells, keep_counts
 from vitcop.calibrate.loading import load_model
 from vitcop.calibrate.prefix_cache import prefix_cache
 from vitcop.calibrate.samples import load_samples
 from vitcop.calibrate.schedule import Drop, Schedule
-from vitcop.calibrate.sensitivity import Row, measure_cell
+from vitcop.calibrate.search.grid import cells, keep_counts
+from vitcop.calibrate.search.sensitivity import Row, measure_cell
 from vitcop.calibrate.store import Store
 from vitcop.export.measure import machine_facts
 

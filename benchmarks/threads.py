@@ -13,11 +13,11 @@ from pathlib import Path
 
 from vitcop.calibrate.calibration import CalibrationSettings
 from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.executors import InProcess
-from vitcop.calibrate.job import Job
 from vitcop.calibrate.presets import preset
 from vitcop.calibrate.samples import Sample, load_samples
-from vitcop.calibrate.units import losses_unit
+from vitcop.calibrate.work.executors import InProcess
+from vitcop.calibrate.work.job import Job
+from vitcop.calibrate.work.units import losses_unit
 
 MODEL = Path(__file__).parent.parent / "examples" / "shapes_vqa" / "model"
 LAYERS, NUM_VISUAL = 8, 144

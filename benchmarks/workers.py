@@ -16,9 +16,9 @@ from pathlib import Path
 
 from vitcop.calibrate.calibration import CalibrationSettings
 from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.executors import Executor, Factory, InProcess, Json, Processes, Ray
-from vitcop.calibrate.job import Job
 from vitcop.calibrate.presets import preset
+from vitcop.calibrate.work.executors import Executor, Factory, InProcess, Json, Processes, Ray
+from vitcop.calibrate.work.job import Job
 
 MODEL = Path(__file__).parent.parent / "examples" / "shapes_vqa" / "model"
 NUM_UNITS = 500
@@ -100,7 +100,7 @@ def measure(*, ray: bool) -> dict[str, float]:
 
 def make_loaded(**arguments: object) -> Echo:
     """Loads the model as a worker of a calibration does, and then does no work."""
-    from vitcop.calibrate.units import make_performer
+    from vitcop.calibrate.work.units import make_performer
 
     echo = Echo()
     echo.held = make_performer(**arguments)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vitcop.calibrate.calibration import CalibrationSettings
-from vitcop.calibrate.grid import candidate_layers
 from vitcop.calibrate.prefix import Prefix, stem
 from vitcop.calibrate.prefix_files import PrefixFiles
 from vitcop.calibrate.prompt import PromptBatch
 from vitcop.calibrate.schedule import Schedule
 from vitcop.calibrate.scheduled import ScheduledRunner
+from vitcop.calibrate.search.grid import candidate_layers
 from vitcop.calibrate.store import Store
 from vitcop.calibrate.vision_stage import VisionCache
 

@@ -16,12 +16,12 @@ from vitcop.plugins.errors import InputError
 if TYPE_CHECKING:
     from vitcop.calibrate.calibration import Calibration, CalibrationSettings
     from vitcop.calibrate.checkpoint import Checkpoint
-    from vitcop.calibrate.constraints import Constraint
     from vitcop.calibrate.latency import CostTable
     from vitcop.calibrate.samples import Sample
     from vitcop.calibrate.schedule import Schedule
-    from vitcop.calibrate.shards import PartialTable, Shard
+    from vitcop.calibrate.search.constraints import Constraint
     from vitcop.calibrate.subset_limits import SubsetLimit
+    from vitcop.calibrate.work.shards import PartialTable, Shard
 
 DEFAULT_BUDGET = "1/3"
 
@@ -63,7 +63,7 @@ class Search:
             store: of finished measurements, so that an interrupted search goes on where it was.
             merged: what all shards found, in place of measuring the table.
         """
-        from vitcop.calibrate.search import calibrate
+        from vitcop.calibrate.search.calibrating import calibrate
 
         self._tell(console)
         with console.progress() as progress:
@@ -86,7 +86,7 @@ class Search:
 
     def run_shard(self, shard: "Shard", *, out: Path, store: Path | None, console: Console) -> Path:
         """Measure one shard of the sensitivity table and write its partial table into `out`; returns the file."""
-        from vitcop.calibrate.search import measure_shard
+        from vitcop.calibrate.search.calibrating import measure_shard
 
         with console.progress() as progress:
             table = measure_shard(*self._inputs, shard, progress=progress, store=store, **self._settings)
@@ -100,7 +100,7 @@ class Search:
 
     @property
     def _settings(self) -> dict[str, Any]:
-        from vitcop.calibrate.executors.opening import open_executor
+        from vitcop.calibrate.work.executors.opening import open_executor
 
         opened = partial(
             open_executor, self.workers.executor, num_workers=self.workers.count, device=self.settings.device
@@ -174,7 +174,7 @@ def open_search(
 
 
 def _constraint(budget: float | str | None, limits_to: Mapping[str, float]) -> "Constraint":
-    from vitcop.calibrate.constraints import Constraint
+    from vitcop.calibrate.search.constraints import Constraint
 
     given = [name for name, value in {"budget": budget, **limits_to}.items() if value is not None]
     if len(given) > 1:
@@ -247,7 +247,7 @@ def calibrate(
 
 def _shards(shard: str | None, merged: Sequence[str | Path]) -> "tuple[Shard | None, PartialTable | None]":
     """The shard to run, and what the others found. Raises InputError where one of them is missing."""
-    from vitcop.calibrate.shards import PartialTable, Shard, merge, partial_files
+    from vitcop.calibrate.work.shards import PartialTable, Shard, merge, partial_files
 
     table = merge(PartialTable.load(path) for path in partial_files(merged)) if merged else None
     if table is not None:

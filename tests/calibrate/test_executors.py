@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from child_signals import HEEDING_INTERRUPTS
 
-from vitcop.calibrate.executors import Factory, InProcess, Processes, Ray, WorkerError, open_executor, opening
+from vitcop.calibrate.work.executors import Factory, InProcess, Processes, Ray, WorkerError, open_executor, opening
 from vitcop.plugins.errors import InputError, MissingError
 
 SQUARES = Factory(module="toy_performers", function="make_squares", arguments={"offset": 7})
@@ -164,8 +164,8 @@ def test_each_worker_has_a_gpu_of_its_own(monkeypatch):
 
 BEATING = """
 import sys
-from vitcop.calibrate.executors import opening
-from vitcop.calibrate.executors import Factory, Processes
+from vitcop.calibrate.work.executors import opening
+from vitcop.calibrate.work.executors import Factory, Processes
 units = [{"key": name, "x": 1, "beats": name} for name in sys.argv[1:]]
 try:
     with Processes(Factory(module="toy_performers", function="make_squares", arguments={"offset": 0}), 2) as executor:

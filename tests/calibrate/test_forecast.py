@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from vitcop.calibrate.choices import Choice, Rule
-from vitcop.calibrate.forecast import LossCurves, rank_agreement
+from vitcop.calibrate.search.forecast import LossCurves, rank_agreement
 
 RULE, OTHER = Rule(), Rule(score="text_query", order="largest")
 

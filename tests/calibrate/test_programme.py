@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitcop.calibrate.choices import AT_INPUT, Choice, Rule, compatible, schedule_of
-from vitcop.calibrate.constraints import Constraint, CostModel, flops_cost, kv_cost, token_cost
 from vitcop.calibrate.cost import DecoderShape, prefill_cost
-from vitcop.calibrate.programme import best_sets
+from vitcop.calibrate.search.constraints import Constraint, CostModel, flops_cost, kv_cost, token_cost
+from vitcop.calibrate.search.programme import best_sets
 from vitcop.plugins.errors import InputError
 
 RULES = (

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitcop.calibrate.choices import AT_INPUT, Choice, Rule, schedule_of
-from vitcop.calibrate.constraints import Constraint, CostModel, token_cost
-from vitcop.calibrate.fit_counts import fit_counts
-from vitcop.calibrate.refine import RefineSettings, refine
-from vitcop.calibrate.refine_space import RefineSpace
+from vitcop.calibrate.search.constraints import Constraint, CostModel, token_cost
+from vitcop.calibrate.search.fit_counts import fit_counts
+from vitcop.calibrate.search.refine import RefineSettings, refine
+from vitcop.calibrate.search.refine_space import RefineSpace
 
 NUM_LAYERS, NUM_VISUAL = 16, 144
 INPUT = tuple(Rule(score=score, order="largest") for score in ("class_attention", "key_norm"))

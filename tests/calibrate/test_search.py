@@ -18,7 +18,7 @@ from vitcop.calibrate.evaluation import Evaluator
 from vitcop.calibrate.generation import continue_forced
 from vitcop.calibrate.samples import load_samples
 from vitcop.calibrate.schedule import Schedule
-from vitcop.calibrate.search import calibrate
+from vitcop.calibrate.search.calibrating import calibrate
 from vitcop.calibrate.store import Store, key_of
 from vitcop.plugins.errors import InputError
 

@@ -8,14 +8,14 @@ from made_samples import write_samples
 from PIL import Image
 
 from vitcop.calibrate.calibration import CalibrationSettings
-from vitcop.calibrate.constraints import Constraint
 from vitcop.calibrate.cost import DecoderShape, prefill_cost
 from vitcop.calibrate.latency import BASE, DROP_KINDS, VISION_KINDS, CostTable
 from vitcop.calibrate.samples import digested, load_samples
 from vitcop.calibrate.schedule import Schedule
-from vitcop.calibrate.search import calibrate, measure_shard
-from vitcop.calibrate.shards import Shard, merge
+from vitcop.calibrate.search.calibrating import calibrate, measure_shard
+from vitcop.calibrate.search.constraints import Constraint
 from vitcop.calibrate.subset_limits import SubsetLimit
+from vitcop.calibrate.work.shards import Shard, merge
 from vitcop.plugins.errors import InputError
 
 SETTINGS = CalibrationSettings(

@@ -12,10 +12,10 @@ from made_samples import write_samples
 from vitcop.calibrate.calibration import CalibrationSettings
 from vitcop.calibrate.choices import AT_INPUT, Choice, Rule, schedule_of
 from vitcop.calibrate.evaluation import Evaluator, Losses
-from vitcop.calibrate.grid import candidate_layers, cells, keep_counts
 from vitcop.calibrate.presets import paper_layers
 from vitcop.calibrate.samples import load_samples
-from vitcop.calibrate.sensitivity import (
+from vitcop.calibrate.search.grid import candidate_layers, cells, keep_counts
+from vitcop.calibrate.search.sensitivity import (
     LEAST_IMAGES,
     Row,
     SensitivityTable,

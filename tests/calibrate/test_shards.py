@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitcop.calibrate.shards import PartialTable, Shard, merge, partial_files
+from vitcop.calibrate.work.shards import PartialTable, Shard, merge, partial_files
 from vitcop.plugins.errors import InputError
 
 RUN = {

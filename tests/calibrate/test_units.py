@@ -12,18 +12,18 @@ from made_samples import write_samples
 from vitcop.calibrate.calibration import CalibrationSettings
 from vitcop.calibrate.checkpoint import Checkpoint
 from vitcop.calibrate.evaluation import Evaluator
-from vitcop.calibrate.executors import Factory, InProcess, Processes
-from vitcop.calibrate.job import Job
 from vitcop.calibrate.presets import preset
-from vitcop.calibrate.sample_json import samples_from_json, samples_to_json
 from vitcop.calibrate.samples import load_samples
 from vitcop.calibrate.schedule import Schedule
-from vitcop.calibrate.sharding import perform_shard, take_in
-from vitcop.calibrate.shards import PartialTable, Shard, merge
 from vitcop.calibrate.store import Store
-from vitcop.calibrate.torch_threads import torch_threads
-from vitcop.calibrate.units import CalibrationPerformer, losses_of, losses_unit, make_performer, targets_unit
-from vitcop.calibrate.work import perform_all, stored_as, unit
+from vitcop.calibrate.work.executors import Factory, InProcess, Processes
+from vitcop.calibrate.work.job import Job
+from vitcop.calibrate.work.performing import perform_all, stored_as, unit
+from vitcop.calibrate.work.sample_json import samples_from_json, samples_to_json
+from vitcop.calibrate.work.sharding import perform_shard, take_in
+from vitcop.calibrate.work.shards import PartialTable, Shard, merge
+from vitcop.calibrate.work.torch_threads import torch_threads
+from vitcop.calibrate.work.units import CalibrationPerformer, losses_of, losses_unit, make_performer, targets_unit
 from vitcop.plugins.errors import InputError
 
 SETTINGS = CalibrationSettings(batch_size=4, max_new_tokens=2)

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from vitcop.calibrate.store import Store
-from vitcop.calibrate.work import StoredPerformer
+from vitcop.calibrate.work.performing import StoredPerformer
 from vitcop.plugins.errors import InputError
 
 

@@ -8,8 +8,8 @@ from vitcop.calibrate.choices import AT_INPUT
 from vitcop.calibrate.families import family_of, supported_architectures
 from vitcop.calibrate.families.base import CLASS_FREE_SCORES
 from vitcop.calibrate.loading import load_config
-from vitcop.calibrate.rules import candidate_rules
 from vitcop.calibrate.schedule import Schedule, VisionStage
+from vitcop.calibrate.search.rules import candidate_rules
 from vitcop.pipeline.preflight import load_schedule
 from vitcop.plugins.errors import InputError
 

@@ -13,7 +13,7 @@ import pytest
 from fake_project import CONFIG, files_of, write_model, write_samples
 
 from vitcop.calibrate.schedule import Schedule
-from vitcop.calibrate.shards import PartialTable, Shard
+from vitcop.calibrate.work.shards import PartialTable, Shard
 
 
 @pytest.fixture

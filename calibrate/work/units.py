@@ -21,18 +21,18 @@ from vitcop.calibrate.checkpoint import Checkpoint
 from vitcop.calibrate.choices import Choice, choice_from
 from vitcop.calibrate.cost import DecoderShape
 from vitcop.calibrate.evaluation import Evaluator, Losses, Part
-from vitcop.calibrate.executors.base import Json
 from vitcop.calibrate.loading import load_model
 from vitcop.calibrate.observe.observing import observe_part
 from vitcop.calibrate.rivals import RIVALS
-from vitcop.calibrate.sample_json import samples_from_json
 from vitcop.calibrate.samples import Sample, digested
 from vitcop.calibrate.schedule import Schedule
-from vitcop.calibrate.sensitivity import Row, measure_cell
+from vitcop.calibrate.search.sensitivity import Row, measure_cell
 from vitcop.calibrate.store import Store
-from vitcop.calibrate.torch_threads import torch_threads
 from vitcop.calibrate.versions import versions
-from vitcop.calibrate.work import StoredPerformer, unit
+from vitcop.calibrate.work.executors.base import Json
+from vitcop.calibrate.work.performing import StoredPerformer, unit
+from vitcop.calibrate.work.sample_json import samples_from_json
+from vitcop.calibrate.work.torch_threads import torch_threads
 from vitcop.plugins.errors import InputError
 
 

@@ -12,9 +12,9 @@ from contextlib import ExitStack, contextmanager, redirect_stdout
 from types import TracebackType
 from typing import Any, Self
 
-from vitcop.calibrate.executors.base import Factory, Json, Performer, name_of
-from vitcop.calibrate.executors.outcomes import failed, performed, result_of
-from vitcop.calibrate.executors.processes import RETRIES
+from vitcop.calibrate.work.executors.base import Factory, Json, Performer, name_of
+from vitcop.calibrate.work.executors.outcomes import failed, performed, result_of
+from vitcop.calibrate.work.executors.processes import RETRIES
 from vitcop.plugins.errors import InputError, MissingError
 
 _LOCAL_STORE_BYTES = 100 << 20

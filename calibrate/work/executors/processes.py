@@ -13,11 +13,11 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-from vitcop.calibrate.executors.base import Factory, Json, name_of
-from vitcop.calibrate.executors.outcomes import result_of
+from vitcop.calibrate.work.executors.base import Factory, Json, name_of
+from vitcop.calibrate.work.executors.outcomes import result_of
 from vitcop.plugins.errors import InputError, MissingError
 
-_WORKER = "vitcop.calibrate.executors.worker"
+_WORKER = "vitcop.calibrate.work.executors.worker"
 _PATIENCE_SECONDS = 10.0
 """How long workers have to end by themselves, longer than they give their own unit."""
 

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 
 from vitcop.calibrate.calibration import CurvePoint
 from vitcop.calibrate.choices import named
-from vitcop.calibrate.constraints import Constraint
 from vitcop.calibrate.front import front_points
 from vitcop.calibrate.image_clusters import clusters_by_id
-from vitcop.calibrate.measuring import Measuring
-from vitcop.calibrate.planning import Method, Planning
 from vitcop.calibrate.presets import controls, paper_schedule
 from vitcop.calibrate.rivals import RIVALS
 from vitcop.calibrate.samples import Sample
 from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.search.constraints import Constraint
+from vitcop.calibrate.search.planning import Method, Planning
+from vitcop.calibrate.work.measuring import Measuring
 from vitcop.plugins.errors import InputError
 
 CHOSEN, PAPER = "chosen", "paper"

@@ -3,7 +3,7 @@
 import json
 import traceback
 
-from vitcop.calibrate.executors.base import Json, Performer
+from vitcop.calibrate.work.executors.base import Json, Performer
 from vitcop.plugins.errors import GateError, InputError, MissingError
 
 _KNOWN = {kind.__name__: kind for kind in (InputError, GateError, MissingError, MemoryError)}

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vitcop.calibrate.choices import Choice
-from vitcop.calibrate.refine_space import RefineSpace
 from vitcop.calibrate.schedule import Schedule, check_seed
+from vitcop.calibrate.search.refine_space import RefineSpace
 
 if TYPE_CHECKING:
     from optuna.study import Study

@@ -1,4 +1,4 @@
-"""A worker process: `python -m vitcop.calibrate.executors.worker`, started by `Processes`.
+"""A worker process: `python -m vitcop.calibrate.work.executors.worker`, started by `Processes`.
 
 Reads lines of JSON from its standard input, the factory first and then units; writes the outcome of each as one line
 to its standard output. It ends when its input does: also when the process that started it was killed.
@@ -14,8 +14,8 @@ import warnings
 from contextlib import suppress
 from queue import SimpleQueue
 
-from vitcop.calibrate.executors.base import Factory
-from vitcop.calibrate.executors.outcomes import failed, performed
+from vitcop.calibrate.work.executors.base import Factory
+from vitcop.calibrate.work.executors.outcomes import failed, performed
 
 GRACE_SECONDS = 5.0
 """How long a unit may take to come to a point where it can be stopped; then the process ends as it is."""

@@ -8,12 +8,12 @@ from typing import Any
 
 from vitcop.calibrate.calibration import CalibrationSettings
 from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.executors.base import Factory
 from vitcop.calibrate.processor_files import processor_digest
-from vitcop.calibrate.sample_json import samples_to_json
 from vitcop.calibrate.samples import Sample, samples_digest
 from vitcop.calibrate.store import Store
 from vitcop.calibrate.versions import versions
+from vitcop.calibrate.work.executors.base import Factory
+from vitcop.calibrate.work.sample_json import samples_to_json
 
 _MEASURING = ("batch_size", "max_new_tokens", "top_k", "metric", "device", "dtype", "attn")
 """Settings that what a unit measures depends on; the others say which units there are."""
@@ -63,10 +63,10 @@ class Job:
         )
 
     def factory(self) -> Factory:
-        """Of its performers: see `vitcop.calibrate.units`."""
+        """Of its performers: see `vitcop.calibrate.work.units`."""
         folder = self.store.folder
         return Factory(
-            module="vitcop.calibrate.units",
+            module="vitcop.calibrate.work.units",
             function="make_performer",
             arguments={
                 "checkpoint": str(self.checkpoint.path.resolve()),

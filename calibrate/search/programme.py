@@ -14,8 +14,8 @@ from bisect import insort
 from collections.abc import Iterable, Iterator, Mapping
 
 from vitcop.calibrate.choices import Choice
-from vitcop.calibrate.constraints import Constraint, CostModel
-from vitcop.calibrate.walks import Bounds, ChoiceSet, Walks
+from vitcop.calibrate.search.constraints import Constraint, CostModel
+from vitcop.calibrate.search.walks import Bounds, ChoiceSet, Walks
 from vitcop.plugins.errors import InputError
 
 MAX_TIES = 32

@@ -34,7 +34,7 @@ from itertools import combinations
 import numpy as np
 
 from vitcop.calibrate.choices import AT_INPUT, Choice, Rule, compatible
-from vitcop.calibrate.constraints import CostModel
+from vitcop.calibrate.search.constraints import CostModel
 
 SCALE = 1e4
 """Largest number in a row or an objective of losses or costs, so that the solver's absolute tolerances (about 1e-6) are

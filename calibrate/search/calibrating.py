@@ -21,30 +21,30 @@ from vitcop.calibrate.budget import check_one_token
 from vitcop.calibrate.calibration import Calibration, CalibrationSettings
 from vitcop.calibrate.checkpoint import Checkpoint
 from vitcop.calibrate.choices import AT_INPUT, Choice, named
-from vitcop.calibrate.constraints import Constraint
-from vitcop.calibrate.curve import Curve
 from vitcop.calibrate.evaluation import Losses
-from vitcop.calibrate.executors.base import Executor, Factory, Json
-from vitcop.calibrate.executors.in_process import InProcess
-from vitcop.calibrate.grid import cells, keep_counts
 from vitcop.calibrate.image_clusters import clusters_by_id
-from vitcop.calibrate.job import Job
 from vitcop.calibrate.latency import CostTable
-from vitcop.calibrate.measuring import Measuring
 from vitcop.calibrate.observe.observation import Observation
-from vitcop.calibrate.planning import Method, Planning
 from vitcop.calibrate.progress import NoProgress, Progress
-from vitcop.calibrate.refine import RefineSettings, Tried, refine
-from vitcop.calibrate.refine_space import RefineSpace
-from vitcop.calibrate.rules import CENTERS, admitted_rules, candidate_rules
-from vitcop.calibrate.sample_parts import CALIBRATION, SELECTION, check_samples, pieces, rungs
 from vitcop.calibrate.samples import Sample, samples_digest
 from vitcop.calibrate.schedule import Schedule, check_seed
-from vitcop.calibrate.sharding import perform_shard, take_in
-from vitcop.calibrate.shards import PartialTable, Shard
+from vitcop.calibrate.search.constraints import Constraint
+from vitcop.calibrate.search.curve import Curve
+from vitcop.calibrate.search.grid import cells, keep_counts
+from vitcop.calibrate.search.planning import Method, Planning
+from vitcop.calibrate.search.refine import RefineSettings, Tried, refine
+from vitcop.calibrate.search.refine_space import RefineSpace
+from vitcop.calibrate.search.rules import CENTERS, admitted_rules, candidate_rules
+from vitcop.calibrate.search.sample_parts import CALIBRATION, SELECTION, check_samples, pieces, rungs
+from vitcop.calibrate.search.summary import Found, summarise
 from vitcop.calibrate.store import Store
 from vitcop.calibrate.subset_limits import SubsetLimit, violations
-from vitcop.calibrate.summary import Found, summarise
+from vitcop.calibrate.work.executors.base import Executor, Factory, Json
+from vitcop.calibrate.work.executors.in_process import InProcess
+from vitcop.calibrate.work.job import Job
+from vitcop.calibrate.work.measuring import Measuring
+from vitcop.calibrate.work.sharding import perform_shard, take_in
+from vitcop.calibrate.work.shards import PartialTable, Shard
 from vitcop.plugins.errors import InputError
 
 

@@ -4,9 +4,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vitcop.calibrate.executors.base import Executor, Json, Performer
 from vitcop.calibrate.progress import NoProgress, Progress
 from vitcop.calibrate.store import Store, key_of
+from vitcop.calibrate.work.executors.base import Executor, Json, Performer
 
 
 def unit(kind: str, base: Any, **content: Any) -> Json:

@@ -7,17 +7,17 @@ from itertools import groupby, pairwise
 
 from vitcop.calibrate.calibration import CalibrationSettings, Measured
 from vitcop.calibrate.choices import AT_INPUT, Choice, Rule, schedule_of
-from vitcop.calibrate.constraints import Constraint, CostModel, flops_cost, kv_cost, token_cost
 from vitcop.calibrate.cost import DecoderShape, prefill_cost
 from vitcop.calibrate.evaluation import Losses
-from vitcop.calibrate.fit_counts import fit_counts
-from vitcop.calibrate.forecast import LossCurves
 from vitcop.calibrate.latency import CostTable
 from vitcop.calibrate.presets import paper_layers, paper_schedule
-from vitcop.calibrate.programme import best_sets
-from vitcop.calibrate.rules import CENTERS, merge_rules
 from vitcop.calibrate.schedule import Schedule, VisionStage
-from vitcop.calibrate.sensitivity import Row
+from vitcop.calibrate.search.constraints import Constraint, CostModel, flops_cost, kv_cost, token_cost
+from vitcop.calibrate.search.fit_counts import fit_counts
+from vitcop.calibrate.search.forecast import LossCurves
+from vitcop.calibrate.search.programme import best_sets
+from vitcop.calibrate.search.rules import CENTERS, merge_rules
+from vitcop.calibrate.search.sensitivity import Row
 from vitcop.plugins.errors import InputError
 
 MERGED_FROM = (2.0, 3.0)

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from vitcop.calibrate.budget import solve_counts
 from vitcop.calibrate.choices import AT_INPUT, Choice
-from vitcop.calibrate.constraints import Constraint, CostModel
+from vitcop.calibrate.search.constraints import Constraint, CostModel
 
 
 def fit_counts(choices: Sequence[Choice], cost: CostModel, constraint: Constraint) -> tuple[Choice, ...] | None:

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vitcop.calibrate.executors.base import Executor, Json
 from vitcop.calibrate.progress import Progress
-from vitcop.calibrate.shards import PartialTable, Shard
 from vitcop.calibrate.store import Store
-from vitcop.calibrate.work import keep_all, perform_all
+from vitcop.calibrate.work.executors.base import Executor, Json
+from vitcop.calibrate.work.performing import keep_all, perform_all
+from vitcop.calibrate.work.shards import PartialTable, Shard
 
 
 def perform_shard(

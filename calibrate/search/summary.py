@@ -8,19 +8,19 @@ from typing import Any
 from vitcop.calibrate.calibration import Calibration, CurvePoint, Forecast, Measured, TableEntry
 from vitcop.calibrate.checkpoint import Checkpoint
 from vitcop.calibrate.choices import named
-from vitcop.calibrate.constraints import Constraint
 from vitcop.calibrate.evaluation import Losses
-from vitcop.calibrate.forecast import rank_agreement
 from vitcop.calibrate.image_clusters import clusters_by_id
-from vitcop.calibrate.job import Job
 from vitcop.calibrate.observe.observation import Observation
-from vitcop.calibrate.planning import Method, Planning
-from vitcop.calibrate.refine import Tried
-from vitcop.calibrate.sample_parts import CALIBRATION, SELECTION
 from vitcop.calibrate.samples import Sample, samples_digest
 from vitcop.calibrate.schedule import Schedule
-from vitcop.calibrate.sensitivity import Row
+from vitcop.calibrate.search.constraints import Constraint
+from vitcop.calibrate.search.forecast import rank_agreement
+from vitcop.calibrate.search.planning import Method, Planning
+from vitcop.calibrate.search.refine import Tried
+from vitcop.calibrate.search.sample_parts import CALIBRATION, SELECTION
+from vitcop.calibrate.search.sensitivity import Row
 from vitcop.calibrate.verdict import Comparison, compare
+from vitcop.calibrate.work.job import Job
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from vitcop.calibrate.executors.base import Executor, Factory
-from vitcop.calibrate.executors.in_process import InProcess
-from vitcop.calibrate.executors.processes import Processes
-from vitcop.calibrate.executors.ray_actors import Ray
+from vitcop.calibrate.work.executors.base import Executor, Factory
+from vitcop.calibrate.work.executors.in_process import InProcess
+from vitcop.calibrate.work.executors.processes import Processes
+from vitcop.calibrate.work.executors.ray_actors import Ray
 from vitcop.plugins.errors import InputError
 
 EXECUTORS = ("local", "ray")
