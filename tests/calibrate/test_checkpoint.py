@@ -178,7 +178,8 @@ def test_truncated_and_broken_shards(tmp_path):
 
 
 def test_light_modules_do_not_load_torch():
-    modules = "schedule presets samples checkpoint prompt runner cost generation calibration progress budget choices latency search.programme work.shards"
+    modules = "schedule presets samples checkpoint prompt runner cost generation calibration progress budget choices "
+    modules += "latency search.programme work.shards"
     code = ";".join(f"import vitcop.calibrate.{name}" for name in modules.split())
     code += ";import sys; print([name for name in ('torch','transformers','onnxruntime') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
