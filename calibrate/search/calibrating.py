@@ -166,6 +166,7 @@ class _Search:
         self.samples, self.seed, self.settings, self.limits, self.progress = samples, seed, settings, limits, progress
         self.model = measuring.model()
         prompts = measuring.prompts(CALIBRATION)
+        measuring.prompts(SELECTION)
         counts = Counter(visual for visual, _ in prompts if visual)
         if not counts:
             raise InputError("no calibration sample has an image or a video, so there is nothing to drop")
@@ -202,7 +203,6 @@ class _Search:
         if rows and len(self.overflowed) == len(rows):
             raise self._all_overflow()
         self.planning.learn(rows)
-        self.measuring.prompts(SELECTION)
         self.original = self.measuring.original(SELECTION)
         tried = self._search(constraint)
         chosen, finalists, broken = self._choose(tried, constraint)

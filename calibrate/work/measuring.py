@@ -17,6 +17,7 @@ from vitcop.calibrate.store import Store
 from vitcop.calibrate.work.executors.base import Executor, Json
 from vitcop.calibrate.work.performing import perform_all, unit
 from vitcop.calibrate.work.units import cell_unit, losses_of, losses_unit, rows_of, targets_unit
+from vitcop.plugins.errors import InputError
 from vitcop.plugins.spec import Fraction
 
 
@@ -28,6 +29,16 @@ class ModelFacts:
     vision_scores: tuple[str, ...]
     search_scores: tuple[str, ...]
     shape: DecoderShape
+
+
+class BadSamplesError(InputError):
+    """Samples that the original cannot answer: of set `name`, the reason by sample id."""
+
+    def __init__(self, name: str, bad: dict[str, str]) -> None:
+        first = next(iter(bad.values()))
+        others = f" (and {len(bad) - 1} more samples)" if len(bad) > 1 else ""
+        super().__init__(f"{first}{others}; --skip-bad leaves such samples out")
+        self.name, self.bad = name, bad
 
 
 class Measuring:
@@ -56,8 +67,12 @@ class Measuring:
         return ModelFacts(num_layers=found["num_layers"], shape=DecoderShape(**found["shape"]), **scores)
 
     def prompts(self, name: str) -> list[tuple[int, int]]:
-        """(visual, other tokens) of each prompt of a set, whose targets are computed where they are not there."""
+        """(visual, other tokens) of each prompt of a set, whose targets are computed where they are not there. Raises
+        BadSamplesError where the original cannot answer some."""
         parts = self._all([targets_unit(self._base, part) for part in self._sets[name]], f"original's answers, {name}")
+        bad = {sample: reason for part in parts for sample, reason in part["bad"].items()}
+        if bad:
+            raise BadSamplesError(name, bad)
         return [pair for part in parts for pair in zip(part["visual"], part["text"], strict=True)]
 
     def original(self, name: str) -> Losses:

@@ -3,7 +3,7 @@
 | kind | content | result |
 |---|---|---|
 | model | | num_layers, vision_scores, search_scores, shape |
-| targets | part | visual, text: tokens of each prompt; the original's answers are in the store afterwards |
+| targets | part | visual, text: tokens of each prompt, its answers in the store afterwards; bad: why, by sample id |
 | original | part | `Losses` of the unpruned model |
 | observed | part, check_share | a piece of an `Observation` |
 | cell | choices, parts, num_visual, saliency, centers | rows of the sensitivity table |
@@ -83,14 +83,27 @@ class CalibrationPerformer:
     def part(self, digest: str) -> Part:
         """A part by its digest. Raises InputError where the files of a sample do not hold what they held."""
         if digest not in self._parts:
-            for sample in self._samples[digest]:
-                if digested(sample).digest != sample.digest:
-                    raise InputError(
-                        f"sample {sample.id}: its images are not what they were when this run began, or another "
-                        "machine has other ones; start again"
-                    )
+            self._check(digest)
             self._parts[digest] = self.evaluator.part(self._samples[digest])
         return self._parts[digest]
+
+    def _check(self, digest: str) -> None:
+        for sample in self._samples[digest]:
+            if digested(sample).digest != sample.digest:
+                raise InputError(
+                    f"sample {sample.id}: its images are not what they were when this run began, or another "
+                    "machine has other ones; start again"
+                )
+
+    def _bad(self, digest: str) -> dict[str, str]:
+        """Which samples of a part cannot be answered by themselves, and why."""
+        bad = {}
+        for sample in self._samples[digest]:
+            try:
+                self.evaluator.part([sample])
+            except InputError as error:
+                bad[sample.id] = str(error)
+        return bad
 
     def model(self, unit: Json) -> Json:
         family = self.evaluator.family
@@ -102,12 +115,20 @@ class CalibrationPerformer:
         }
 
     def targets(self, unit: Json) -> Json:
+        self._check(unit["part"])
+        try:
+            self.part(unit["part"])
+        except InputError:
+            bad = self._bad(unit["part"])
+            if not bad:
+                raise
+            return {"bad": bad, "visual": [], "text": []}
         prompts = [
             (batch.num_visual, int(mask.sum()) - batch.num_visual)
             for _, batch in self.part(unit["part"]).prepared
             for mask in batch.attention_mask
         ]
-        return {"visual": [visual for visual, _ in prompts], "text": [text for _, text in prompts]}
+        return {"bad": {}, "visual": [visual for visual, _ in prompts], "text": [text for _, text in prompts]}
 
     def original(self, unit: Json) -> Json:
         return self.evaluator.original(self.part(unit["part"])).to_json()

@@ -37,7 +37,7 @@ from vitcop.plugins.errors import InputError
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of everything random.")
 @click.option("--limit", type=click.IntRange(min=1), help="Use only the first so many samples of each file.")
-@click.option("--skip-bad", is_flag=True, help="Leave out samples that cannot be read, and name them.")
+@click.option("--skip-bad", is_flag=True, help="Leave out samples that cannot be read or answered, and name them.")
 @attention_option
 @executor_options
 @shard_options

@@ -1,6 +1,6 @@
 """`calibrate`: find the schedule that keeps the most quality within a constraint, on the user's own samples."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -47,6 +47,7 @@ class Search:
     cost_table: "CostTable | None" = None
     limits: "tuple[SubsetLimit, ...]" = ()
     workers: Workers = Workers()
+    skip_bad: bool = False
 
     def run(
         self,
@@ -66,17 +67,15 @@ class Search:
         from vitcop.calibrate.search.calibrating import calibrate
 
         self._tell(console)
-        with console.progress() as progress:
-            result = calibrate(
-                *self._inputs,
-                constraint=self.constraint,
-                progress=progress,
-                store=store,
-                cost_table=self.cost_table,
-                limits=self.limits,
-                merged=merged,
-                **self._settings,
-            )
+        result = self._skipping(
+            calibrate,
+            console,
+            constraint=self.constraint,
+            store=store,
+            cost_table=self.cost_table,
+            limits=self.limits,
+            merged=merged,
+        )
         if calibration_out is not None:
             write_text(calibration_out, result.to_json())
         if schedule_out is not None:
@@ -88,15 +87,27 @@ class Search:
         """Measure one shard of the sensitivity table and write its partial table into `out`; returns the file."""
         from vitcop.calibrate.search.calibrating import measure_shard
 
-        with console.progress() as progress:
-            table = measure_shard(*self._inputs, shard, progress=progress, store=store, **self._settings)
+        table = self._skipping(measure_shard, console, shard=shard, store=store)
         path = out / shard.file_name
         table.save(path)
         return path
 
-    @property
-    def _inputs(self) -> tuple[Any, ...]:
-        return self.checkpoint, self.calibration_samples, self.selection_samples
+    def _skipping(self, search: Callable[..., Any], console: Console, **arguments: Any) -> Any:
+        """Run a search; with `skip_bad` once more without the samples that the original cannot answer."""
+        from vitcop.calibrate.work.measuring import BadSamplesError
+
+        sets = {"calibration": self.calibration_samples, "selection": self.selection_samples}
+        while True:
+            try:
+                with console.progress() as progress:
+                    return search(self.checkpoint, *sets.values(), progress=progress, **arguments, **self._settings)
+            except BadSamplesError as error:
+                kept = [sample for sample in sets[error.name] if sample.id not in error.bad]
+                if not (self.skip_bad and kept):
+                    raise
+                sets[error.name] = kept
+                for reason in error.bad.values():
+                    console.note(f"left out: {reason}")
 
     @property
     def _settings(self) -> dict[str, Any]:
@@ -148,7 +159,7 @@ def open_search(
         limits_to: one of flops, kv_bytes, latency_ms, max_loss and its value, in place of a budget.
         cost: cost.json of a target.
         subset_limits: greatest loss of task score (a share of 1) by subset.
-        skip_bad: leave out samples that cannot be read, naming them, instead of refusing the file.
+        skip_bad: leave out samples that cannot be read, or that the original cannot answer, and name them.
 
     Raises InputError for a wrong model, sample, constraint or setting.
     """
@@ -170,6 +181,7 @@ def open_search(
             SubsetLimit(subset=subset, max_drop=most) for subset, most in sorted((subset_limits or {}).items())
         ),
         workers=workers or Workers(),
+        skip_bad=skip_bad,
     )
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from vitcop.calibrate.calibration import CalibrationSettings
 from vitcop.calibrate.cost import DecoderShape, prefill_cost
+from vitcop.calibrate.evaluation import Evaluator
 from vitcop.calibrate.latency import BASE, DROP_KINDS, VISION_KINDS, CostTable
 from vitcop.calibrate.samples import digested, load_samples
 from vitcop.calibrate.schedule import Schedule
@@ -16,6 +17,8 @@ from vitcop.calibrate.search.calibrating import calibrate, measure_shard
 from vitcop.calibrate.search.constraints import Constraint
 from vitcop.calibrate.subset_limits import SubsetLimit
 from vitcop.calibrate.work.shards import Shard, merge
+from vitcop.pipeline.console import Console
+from vitcop.pipeline.steps.calibrate import Search
 from vitcop.plugins.errors import InputError
 
 SETTINGS = CalibrationSettings(
@@ -182,3 +185,31 @@ def test_a_bad_sample_is_named_and_may_be_left_out(tmp_path):
         load_samples(path, bad=[])
     Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(tmp_path / "b1.png")
     assert [sample.id for sample in load_samples(path, bad=[])] == ["b1"]
+
+
+def broken_at(monkeypatch, name: str) -> None:
+    """Let the original fail at one sample, whatever is beside it."""
+    check = Evaluator._check_original
+
+    def checked(self, targets):
+        if name in targets:
+            raise InputError(f"sample {name}: broken")
+        check(self, targets)
+
+    monkeypatch.setattr(Evaluator, "_check_original", checked)
+
+
+def test_a_sample_that_always_fails_is_named_and_may_be_left_out(tiny, sets, tmp_path, monkeypatch):
+    broken_at(monkeypatch, "c3")
+    with pytest.raises(InputError, match="^sample c3: broken; --skip-bad leaves such samples out$"):
+        calibrate(tiny.checkpoint, *sets, budget=1 / 2, settings=SETTINGS, store=tmp_path)
+    search = Search(
+        checkpoint=tiny.checkpoint,
+        calibration_samples=list(sets[0]),
+        selection_samples=list(sets[1]),
+        constraint=Constraint(kind="budget", value=1 / 2),
+        settings=SETTINGS,
+        skip_bad=True,
+    )
+    schedule = search.run(schedule_out=None, calibration_out=None, store=tmp_path, console=Console(quiet=True))
+    assert schedule.provenance["samples"]["calibration"]["ids"] == [s.id for s in sets[0] if s.id != "c3"]
