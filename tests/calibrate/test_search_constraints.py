@@ -1,5 +1,6 @@
 """What a search may be held to beside a budget, and the input that it refuses or puts up with."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -152,6 +153,18 @@ def test_prompts_of_text_alone_beside_images(tiny, sets, tmp_path):
     assert found.num_visual == 16 and found.samples["calibration"]["num"] == 10
     with pytest.raises(InputError, match="no calibration sample has an image or a video"):
         calibrate(tiny.checkpoint, load_samples(path), sets[1], budget=1 / 2, settings=SETTINGS)
+
+
+def test_prompts_of_different_numbers_of_visual_tokens(tiny, sets, tmp_path):
+    folder = sets[0][0].images[0].parent
+    path = tmp_path / "pairs.jsonl"
+    images = [str(folder / f"c{i}.png") for i in range(4)]
+    rows = [{"id": f"p{i}", "images": images[i : i + 2], "prompt": "same?", "answer": "no"} for i in range(3)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = calibrate(tiny.checkpoint, [*sets[0], *load_samples(path)], sets[1], budget=1 / 2, settings=SETTINGS)
+    assert found.num_visual == 16, "the commonest"
+    assert all(item.kl.num == 11 for item in found.candidates)
+    assert abs(found.schedule.budget(32) - 1 / 2) * 32 <= 2, "fractions serve twice the tokens too"
 
 
 def test_shards_join_to_the_table_of_one_machine(found, tiny, sets, tmp_path):
