@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from vitcop.calibrate.cache_names import cache_argument, cache_of
 from vitcop.calibrate.prompt import PromptBatch
 from vitcop.calibrate.runner import Prefill
 
@@ -75,9 +76,9 @@ class OriginalRunner:
         next_position = torch.as_tensor(batch.next_position, device=model.device)
         return Prefill(
             logits=output.logits[:, -1].float().cpu().numpy(),
-            state=OriginalState(output.past_key_values, mask_BS, next_position),
+            state=OriginalState(cache_of(output), mask_BS, next_position),
             kv_lengths=(mask_BS.shape[1],),
-            kv_bytes=cache_bytes(output.past_key_values),
+            kv_bytes=cache_bytes(cache_of(output)),
             # The model's own forward runs the vision tower inside, so the two cannot be told apart here.
             seconds={"vision": 0.0, "prefill": clock(model.device) - begun},
         )
@@ -94,7 +95,7 @@ class OriginalRunner:
             input_ids=ids_BT,
             attention_mask=state.mask,
             position_ids=self.family.model_position_ids(next_positions(state.next_position, ids_BT.shape[1])),
-            past_key_values=state.cache,
+            **cache_argument(state.cache),
             use_cache=True,
         )
         state.next_position = state.next_position + ids_BT.shape[1]

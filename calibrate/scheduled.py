@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from vitcop.calibrate.attention_masks import causal_mask
+from vitcop.calibrate.cache_names import cache_argument
 from vitcop.calibrate.device_inputs import PromptTensors, VisionTensors, places_of, rows_of
 from vitcop.calibrate.original import OriginalRunner, cache_bytes, clock, next_positions
 from vitcop.calibrate.prefix import Prefix, Walk, stem
@@ -220,7 +221,7 @@ class ScheduledRunner:
                 hidden,
                 attention_mask=attends[self._group_of[i]][i in self._sliding],
                 position_embeddings=rotary,
-                past_key_values=state.cache,
+                **cache_argument(state.cache),
                 use_cache=True,
             )
         state.next_position = state.next_position + ids_BT.shape[1]
@@ -272,7 +273,7 @@ class ScheduledRunner:
                     walk.stream.hidden,
                     attention_mask=attend[i in self._sliding],
                     position_embeddings=rotary,
-                    past_key_values=walk.cache,
+                    **cache_argument(walk.cache),
                     use_cache=True,
                 )
             walk.layer = i + 1

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from vitcop.calibrate.cache_names import cache_argument
 from vitcop.calibrate.device_inputs import places_of
 from vitcop.calibrate.families import Family
 from vitcop.calibrate.families.base import InputSpec
@@ -77,7 +78,7 @@ class _Graph(nn.Module):
             inputs_embeds=hidden,
             attention_mask=masks if back is not None and self.family.layer_types else slid,
             position_ids=self.family.rotary_ids(position_ids),
-            past_key_values=cache,
+            **cache_argument(cache),
             use_cache=True,
         )
         results = {"logits": self.family.lm_head(self.model)(output.last_hidden_state[:, -1:])}
