@@ -4,11 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT := out
 
-.PHONY: demo test soak kernels plugin lint bench train gpu-check trt-check clean
+.PHONY: constraints demo test soak kernels plugin lint bench train gpu-check trt-check clean
 
-$(VENV)/.installed: pyproject.toml
+# In the exact versions of constraints.txt, so that what passed once passes again.
+$(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,lint]' \
+	  --constraint constraints.txt
 	touch $@
 
 demo: $(VENV)/.installed
@@ -22,6 +24,15 @@ test: $(VENV)/.installed
 
 soak: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup -m "slow or not slow"
+
+# Writes constraints.txt anew from the newest releases inside the ranges of pyproject.toml. Run the suite before you commit it.
+constraints:
+	rm -rf build/newest
+	$(PYTHON) -m venv build/newest
+	build/newest/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
+	sed -n '/^#/p' constraints.txt > build/constraints.txt
+	build/newest/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' | grep -v '^nvidia' >> build/constraints.txt
+	mv build/constraints.txt constraints.txt
 
 kernels: $(VENV)/.installed
 	$(BIN)/python -m vitcop.plugins.cuda.build

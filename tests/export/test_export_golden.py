@@ -17,7 +17,7 @@ from graph_text import added_text
 from vitcop.export.bundle import GRAPHS
 
 GOLDEN = Path(__file__).parent / "golden"
-MADE_WITH = {"torch": "2.13", "transformers": "5.23"}
+MADE_WITH = {"torch": "2.13", "transformers": "5.24"}
 FOUND = {module.__name__: ".".join(module.__version__.split(".")[:2]) for module in (torch, transformers)}
 
 pytestmark = pytest.mark.skipif(
