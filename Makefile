@@ -25,7 +25,8 @@ test: $(VENV)/.installed
 soak: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup -m "slow or not slow"
 
-# Writes constraints.txt anew from the newest releases inside the ranges of pyproject.toml. Run the suite before you commit it.
+# Writes constraints.txt anew from the newest releases inside the ranges of pyproject.toml. Run the suite before you
+# commit it.
 constraints:
 	rm -rf build/newest
 	$(PYTHON) -m venv build/newest
