@@ -54,11 +54,11 @@ def merge_groups(scores_K: torch.Tensor, labels_K: torch.Tensor, num_clusters: i
     groups = []
     for cluster, share in zip(members, shares, strict=True):
         by_norm = cluster[scores_K[cluster].argsort()]
-        groups += [by_norm[i : i + 1] for i in range(share)]
-        groups.append(by_norm[share:].sort().values)
-    groups.sort(key=lambda group: group[len(group) // 2].item())
+        groups += [(by_norm[i : i + 1], 0.0) for i in range(share)]
+        groups.append((by_norm[share:].sort().values, 1.0))
+    groups.sort(key=lambda group: group[0][len(group[0]) // 2].item())
     assignment_RK = torch.zeros(num_groups, len(scores_K))
-    for row, group in enumerate(groups):
+    for row, (group, more) in enumerate(groups):
         assignment_RK[row, group] = 1.0 / len(group)
-        assignment_RK[row, group[len(group) // 2]] += 1.0
+        assignment_RK[row, group[len(group) // 2]] += more
     return assignment_RK

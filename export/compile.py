@@ -25,6 +25,7 @@ from vitcop.export.lower.weights import attach_weights
 from vitcop.export.rewrite import DropTokensPass, Sequence, SplitCachePass, VisionStagePass
 from vitcop.export.rewrite.vision_stage import least_count
 from vitcop.plugins.errors import InputError
+from vitcop.plugins.spec import DOMAIN
 
 _DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
@@ -60,12 +61,14 @@ def export_bundle(
     with writing_bundle(out) as staging:
         progress.start(len(graphs), "export")
         shards: set[str] = set()
+        ops: set[str] = set()
         long_way: list[str] = []
         for name, graph in graphs.items():
             model, decomposed = lower(graph())
             if decomposed:
                 long_way.append(name)
             shards |= attach_weights(model, skeleton.weights, skeleton.buffers, checkpoint.path)
+            ops |= {function.name for function in model.functions.values() if function.domain == DOMAIN}
             tidy(model)
             ir.save(model, staging / f"{name}.onnx")
             progress.advance()
@@ -83,6 +86,7 @@ def export_bundle(
             config_hash=checkpoint.config_hash,
             weights_folder=checkpoint.path,
             shards=sorted(shards),
+            ops=sorted(ops),
             copy_weights=copy_weights,
             provenance={"graphs_decomposed_by_torch_onnx": long_way},
         )

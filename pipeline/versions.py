@@ -6,6 +6,9 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
+from vitcop.plugins.registry import REVISIONS
+from vitcop.plugins.spec import DOMAIN
+
 _PACKAGES = ("vitcop.calibrate", "vitcop.export", "vitcop.pipeline", "vitcop.plugins")
 _SOURCES = (".css", ".j2", ".py")
 _HASH_LENGTH = 12
@@ -24,7 +27,7 @@ def stage_version() -> str:
     """Our own version as stage keys hold it: while vitcop is being developed, its sources are a part of it.
 
     An installed wheel is told by its version. An editable install, or a source tree, keeps one version however much
-    changes, so a hash of its sources is added: "0.1.0+src.0123456789ab". Taken once a process.
+    changes, so a hash of its sources is added: "0.2.0+src.0123456789ab". Taken once a process.
     """
     version = vitcop_version()
     if not _is_development():
@@ -43,11 +46,12 @@ def source_hash(folders: dict[str, Path]) -> str:
 
 
 def versions_of(*packages: str) -> dict[str, str]:
-    """Versions for a stage's key: of vitcop and of `packages`, by name."""
+    """Versions for a stage's key: of vitcop, its ops and `packages`, by name."""
     # `vitcop --version` needs this module, and importing a bundle's loads NumPy.
     from vitcop.export.bundle.versions import installed_versions
 
-    return {"vitcop": stage_version(), **installed_versions(packages)}
+    ops = {f"{DOMAIN}::{op}": str(revision) for op, revision in REVISIONS.items()}
+    return {"vitcop": stage_version(), **ops, **installed_versions(packages)}
 
 
 def _is_development() -> bool:

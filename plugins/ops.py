@@ -224,10 +224,12 @@ def cluster_merge(
     clusters that have a token.
     C <= R: the R-C places are shared out in proportion to size-1, rounded half to even, capped at size-1; a shortfall
     is filled one each in ascending order of the clusters' norm sums, an excess taken back in descending order (equal
-    sums: the lower label first); a cluster keeps its tokens of lowest norm and merges the others.
-    C > R: the R-1 clusters of least norm sum become one token each, all others one more.
-    A merged token stands at its group's middle member m (number ⌊n/2⌋, from 0, of its n ascending positions) and is
-    h_m + mean(group) for "sum" (so a group of one, a kept token among them, becomes 2h), mean(group) for "mean".
+    sums: the lower label first); a cluster keeps that many of its tokens, those of lowest norm, as they are, and the
+    others form its merged group (a cluster of one token keeps none: its token is a merged group of one).
+    C > R: the R-1 clusters of least norm sum are a merged group each, all others one more.
+    A merged group becomes one token at its middle member m (number ⌊n/2⌋, from 0, of its n ascending positions):
+    h_m + mean(group) for "sum" (so a merged group of one becomes 2h), mean(group) for "mean". Under "sum" keeping all
+    (R = V) is therefore no identity: each cluster's token of highest norm is doubled.
     Returns (hidden [B,S-V+R,H], kept_positions [B,S-V+R], visual_index [B,R], kept_visual [B,R], assignment fp32
     [B,R,V]).
     Raises InputError for shapes that do not fit, labels out of range and scores that are not finite.

@@ -12,3 +12,6 @@ ALL_OPS: dict[str, OpSpec] = {spec.torch_name: spec for spec in (*SALIENCY, *CLU
 
 ONNX_OPS: dict[str, OpSpec] = {spec.onnx_name: spec for spec in ALL_OPS.values()}
 """The operations by their ONNX op type."""
+
+REVISIONS: dict[str, int] = {spec.onnx_name: spec.revision for spec in ALL_OPS.values()}
+"""The revision of each operation by its ONNX op type: what keys of kept results hold."""

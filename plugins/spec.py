@@ -8,8 +8,6 @@ from dataclasses import dataclass
 DOMAIN = "vitcop"
 """ONNX domain, TensorRT plugin namespace and torch.library namespace of all ops."""
 
-PLUGIN_VERSION = "1"
-
 Fraction = tuple[int, int]
 """(num, den): an exact ratio. Keep counts follow from it and from a shape by integer arithmetic alone."""
 
@@ -28,6 +26,9 @@ class OpSpec:
     `optional_inputs` may be None), followed by the attributes of `attributes` in order. The ONNX node has op type
     `onnx_name`, domain `vitcop`, the same inputs and the same attribute names, plus `plugin_namespace` and
     `plugin_version`.
+
+    `revision` is raised whenever the same inputs give another result. Everything that is kept of an op (stored
+    measurements, bundles, engines) carries it, and is not used under another one.
     """
 
     torch_name: str
@@ -36,6 +37,12 @@ class OpSpec:
     attributes: tuple[tuple[str, type], ...]
     outputs: tuple[str, ...]
     optional_inputs: frozenset[str] = frozenset()
+    revision: int = 1
+
+    @property
+    def plugin_version(self) -> str:
+        """Of the TensorRT plugin: no engine and no graph finds the plugin of another revision."""
+        return str(self.revision)
 
     def __post_init__(self) -> None:
         assert all(kind in (int, float) for _, kind in self.attributes), (

@@ -14,6 +14,7 @@ from vitcop.calibrate.store import Store
 from vitcop.calibrate.versions import versions
 from vitcop.calibrate.work.executors.base import Factory
 from vitcop.calibrate.work.sample_json import samples_to_json
+from vitcop.plugins.registry import REVISIONS
 
 _MEASURING = ("batch_size", "max_new_tokens", "top_k", "metric", "device", "dtype", "attn")
 """Settings that what a unit measures depends on; the others say which units there are."""
@@ -57,6 +58,7 @@ class Job:
             store=store or Store(None),
             base={
                 "model": model_facts(checkpoint),
+                "op_revisions": REVISIONS,
                 "settings": {**measuring, "threads": threads},
                 "versions": versions(),
             },

@@ -34,6 +34,7 @@ from vitcop.calibrate.work.performing import StoredPerformer, unit
 from vitcop.calibrate.work.sample_json import samples_from_json
 from vitcop.calibrate.work.torch_threads import torch_threads
 from vitcop.plugins.errors import InputError
+from vitcop.plugins.registry import REVISIONS
 
 
 def targets_unit(base: Any, part: str) -> Json:
@@ -198,6 +199,8 @@ def make_performer(
         have = versions().get(name)
         if have != wanted:
             raise InputError(f"a worker has {name} {have}, the run began with {wanted}; install the same everywhere")
+    if base["op_revisions"] != REVISIONS:
+        raise InputError("a worker has other revisions of vitcop's ops than the run began with; install one vitcop")
     taken = CalibrationSettings(
         **{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
     )

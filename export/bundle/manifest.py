@@ -10,8 +10,9 @@ from vitcop.calibrate.schedule import Schedule
 from vitcop.export.bundle.architecture import DTYPES, INPUT_KINDS, Architecture
 from vitcop.export.bundle.hashing import check_file_name, sha256_of_json
 from vitcop.plugins.errors import InputError
+from vitcop.plugins.registry import REVISIONS
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 REQUIRED_FILES = ("schedule.json", "vision.onnx", "prefill.onnx", "decode.onnx")
 
@@ -50,6 +51,7 @@ class Manifest:
         schedule_hash: `schedule_hash` of the bundle's schedule.json.
         files: every file of the bundle except the manifest, copied weights and engines/.
         weights: the weight shards.
+        op_revisions: of each vitcop op in the graphs, by its ONNX op type.
         versions: of vitcop, torch, transformers and onnx that made the bundle.
         provenance: free facts about the export.
     """
@@ -61,6 +63,7 @@ class Manifest:
     schedule_hash: str
     files: tuple[FileRecord, ...]
     weights: Weights
+    op_revisions: dict[str, int]
     versions: dict[str, str]
     provenance: dict[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
@@ -81,7 +84,8 @@ class Manifest:
         version = data.get("schema_version")
         if type(version) is not int or version != SCHEMA_VERSION:
             raise InputError(
-                f"{source}: schema_version {version!r} is not known here (this vitcop reads {SCHEMA_VERSION})"
+                f"{source}: schema_version {version!r} is not known here (this vitcop reads {SCHEMA_VERSION}); "
+                "export the bundle again"
             )
         manifest = _read(cls, data, source)
         _check(manifest, source)
@@ -155,6 +159,12 @@ def _check(manifest: Manifest, source: str) -> None:
     for name in REQUIRED_FILES:
         if name not in listed:
             raise InputError(f"{source}: files: {name!r} is missing; export the bundle again")
+    for op, revision in manifest.op_revisions.items():
+        if revision != REVISIONS.get(op):
+            raise InputError(
+                f"{source}: op_revisions: the graphs hold revision {revision} of {op}, this vitcop has "
+                f"{REVISIONS.get(op, 'no such op')}; export the bundle again"
+            )
     weights = manifest.weights
     if weights.mode not in ("referenced", "copied"):
         raise InputError(f"{source}: weights.mode: {weights.mode!r} is not one of referenced, copied")

@@ -14,7 +14,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from vitcop.export.bundle.manifest import MANIFEST_NAME, REQUIRED_FILES, FileRec
 from vitcop.export.bundle.processes import is_running
 from vitcop.export.bundle.versions import installed_versions
 from vitcop.plugins.errors import InputError
+from vitcop.plugins.registry import REVISIONS
 
 OTHER_PRODUCTS = ("engines", "verify.json", "bench.json", "cost.json", "report.html")
 """What vitcop itself may have put into a bundle later; replacing the bundle removes it, since it no longer holds."""
@@ -86,6 +87,7 @@ def write_bundle(
     config_hash: str,
     weights_folder: Path,
     shards: Sequence[str],
+    ops: Iterable[str],
     copy_weights: bool = False,
     provenance: dict[str, Any] | None = None,
 ) -> Manifest:
@@ -94,6 +96,7 @@ def write_bundle(
     Args:
         staging: a folder beside `out` (from `writing_bundle`) that holds the three graphs and the processor's files.
         weights_folder: the checkpoint folder; `shards` are the names of its safetensors files that the graphs read.
+        ops: the vitcop ops in the graphs, by their ONNX op types.
         copy_weights: make the bundle self-contained.
 
     Raises InputError for a file that a bundle may not hold, where the disk is too small for the copy, and where another
@@ -120,6 +123,7 @@ def write_bundle(
         schedule_hash=schedule_hash(schedule),
         files=tuple(files),
         weights=weights,
+        op_revisions={op: REVISIONS[op] for op in ops},
         versions=installed_versions(),
         provenance=dict(provenance or {}),
     )

@@ -12,8 +12,8 @@ from onnxscript.values import Op, Opset
 from vitcop.export.capture.rows import GATHER_ROWS, PUT_ROWS
 from vitcop.plugins import ops as _ops  # noqa: F401  (registers the vitcop:: operators)
 from vitcop.plugins.onnx_functions import functions
-from vitcop.plugins.registry import ALL_OPS
-from vitcop.plugins.spec import DOMAIN, PLUGIN_VERSION, OpSpec
+from vitcop.plugins.registry import ALL_OPS, ONNX_OPS
+from vitcop.plugins.spec import DOMAIN, OpSpec
 
 _ATTRIBUTE_TYPES = {int: onnx.defs.OpSchema.AttrType.INT, float: onnx.defs.OpSchema.AttrType.FLOAT}
 
@@ -40,7 +40,7 @@ def attach_functions(model: ir.Model) -> None:
     for node in model.graph.all_nodes():
         if node.domain == DOMAIN:
             node.attributes["plugin_namespace"] = ir.AttrString("plugin_namespace", DOMAIN)
-            node.attributes["plugin_version"] = ir.AttrString("plugin_version", PLUGIN_VERSION)
+            node.attributes["plugin_version"] = ir.AttrString("plugin_version", ONNX_OPS[node.op_type].plugin_version)
 
 
 def _gather_rows(rows: Any, index: Any) -> Any:

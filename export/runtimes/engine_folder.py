@@ -12,6 +12,7 @@ from typing import Any
 from vitcop.export.bundle import Bundle
 from vitcop.export.bundle.hashing import sha256_of_json
 from vitcop.export.runtimes.base import EngineInfo
+from vitcop.plugins.registry import REVISIONS
 
 SIDECAR = "engine.json"
 SCHEMA_VERSION = 1
@@ -24,12 +25,12 @@ class EngineFolder:
     Args:
         bundle: an opened bundle.
         target: name of the target.
-        inputs: plain data, all that the engine depends on; the key is its hash.
+        inputs: plain data, all that the engine depends on beside the ops' revisions; the key is its hash.
     """
 
     def __init__(self, bundle: Bundle, target: str, inputs: dict[str, Any]) -> None:
-        self.target, self.inputs = target, inputs
-        self.key = sha256_of_json(inputs)[:_KEY_LENGTH]
+        self.target, self.inputs = target, {**inputs, "op_revisions": REVISIONS}
+        self.key = sha256_of_json(self.inputs)[:_KEY_LENGTH]
         self.home = bundle.engines_folder / target
         self.path = self.home / self.key
 

@@ -42,6 +42,7 @@ const char* refuse_attributes(const Attributes& attributes) {
 
 const Operation DENSITY_PEAK_CLUSTERS = {
     "DensityPeakClusters",
+    "1",
     {{"centers_num", COUNT},
      {"centers_den", DIVISOR},
      {"cutoff_distance", REAL},

@@ -23,7 +23,8 @@
 extern "C" {
 #endif
 
-#define VITCOP_ABI 1
+// Raised when a call takes other arguments, or gives another result for the same ones.
+#define VITCOP_ABI 2
 
 enum { VITCOP_FLOAT32 = 0, VITCOP_FLOAT16 = 1, VITCOP_BFLOAT16 = 2 };
 

@@ -15,7 +15,7 @@ import torch
 from vitcop.plugins.cuda.paths import library_path
 from vitcop.plugins.errors import InputError, VitcopError
 
-ABI = 1
+ABI = 2
 """VITCOP_ABI of kernels.h, which this module follows."""
 
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}

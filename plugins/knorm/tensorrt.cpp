@@ -25,6 +25,7 @@ int64_t select_workspace(const Call& call) { return vitcop_knorm_select_workspac
 
 const Operation KNORM_SCORES = {
     "KNormScores",
+    "1",
     {{"mean_norm", FLAG}},
     {{"keys", FLOATS, {BATCH, KV_HEADS, POSITIONS, HEAD_DIM}}, {"visual_index", INDICES, {BATCH, VISUAL}}},
     {{"scores", FLOAT32, {BATCH, VISUAL}}},
@@ -33,6 +34,7 @@ const Operation KNORM_SCORES = {
 
 const Operation KNORM_SELECT = {
     "KNormSelect",
+    "1",
     {{"keep_num", COUNT}, {"keep_den", DIVISOR}, {"largest", FLAG}, {"mean_norm", FLAG}},
     {{"keys", FLOATS, {BATCH, KV_HEADS, POSITIONS, HEAD_DIM}}, {"visual_index", INDICES, {BATCH, VISUAL}}},
     {{"kept_positions", INDICES, {BATCH, LEFT}},

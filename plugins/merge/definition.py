@@ -8,6 +8,7 @@ CLUSTER_MERGE_PLAN = OpSpec(
     inputs=("scores", "labels", "visual_index", "sequence"),
     attributes=(("clusters_num", int), ("clusters_den", int), ("keep_num", int), ("keep_den", int), ("mean", int)),
     outputs=("kept_positions", "new_visual_index", "kept_visual", "assignment"),
+    revision=2,  # 1 doubled the tokens that a cluster keeps to itself
 )
 """scores [B,V], labels int64 [B,V], visual_index int64 [B,V], sequence [B,S,...] (only its shape)
 -> int64 [B,S-V+R], [B,R], [B,R] and assignment fp32 [B,R,V], R = keep_count(V, (keep_num, keep_den)).

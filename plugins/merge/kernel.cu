@@ -194,7 +194,8 @@ __global__ void __launch_bounds__(THREADS) order_groups(Plan plan) {
     if (threadIdx.x % WARP == 0) plan.group_of_output[row * plan.num_groups + before] = static_cast<int>(group);
 }
 
-// assignment [B,R,V]: 1 / size for each member, and 1 more for the middle one unless the plain mean is wanted.
+// assignment [B,R,V]: 1 / size for each member, and 1 more for the middle one of a merged group unless the plain mean is
+// wanted. A token that its cluster keeps stays as it is.
 // Grid: tokens of all lines, rows.
 __global__ void __launch_bounds__(THREADS) write_assignment(Plan plan, float* assignment, bool mean) {
     const int64_t place = blockIdx.x * int64_t(THREADS) + threadIdx.x, row = blockIdx.y;
@@ -204,7 +205,8 @@ __global__ void __launch_bounds__(THREADS) write_assignment(Plan plan, float* as
     const int64_t slot = row * plan.num_groups + group;
     const bool member = plan.group[row * plan.num_visual + visual] == group;
     float weight = member ? 1.0f / static_cast<float>(plan.group_size[slot]) : 0.0f;
-    if (!mean && member && plan.middle[slot] == visual) weight += 1.0f;
+    const bool merged = !plan.alone[row * plan.num_visual + visual];
+    if (!mean && merged && member && plan.middle[slot] == visual) weight += 1.0f;
     assignment[row * plan.num_groups * plan.num_visual + place] = weight;
 }
 

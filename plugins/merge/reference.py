@@ -47,8 +47,10 @@ def share_out(sizes_BC: torch.Tensor, norm_sums_BC: torch.Tensor, num_places_B1:
     return quota_BC + given_BC - taken_BC
 
 
-def group_tokens(scores_BV: torch.Tensor, labels_BV: torch.Tensor, num_clusters: int, num_groups: int) -> torch.Tensor:
-    """Group of each token, int64 [B,V]: 0..R-1, every group with at least one token.
+def group_tokens(
+    scores_BV: torch.Tensor, labels_BV: torch.Tensor, num_clusters: int, num_groups: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(group of each token, int64 [B,V]: 0..R-1, every group with at least one token; bool [B,V], kept by quota).
 
     Norm sums are taken in fp64, where sums of fp32 norms are exact in practice: so they do not depend on the order of
     addition, and equal sums compare as equal in every runtime. An empty cluster is as if it were not there.
@@ -73,7 +75,7 @@ def group_tokens(scores_BV: torch.Tensor, labels_BV: torch.Tensor, num_clusters:
     cluster_rank_BC = _order(_order(sums_BC))
     cluster_group_BV = cluster_rank_BC.gather(1, labels_BV).clamp_max(num_groups - 1)
     alone_group_BV = num_present_B1 + alone_BV.long().cumsum(1) - 1
-    return torch.where(alone_BV, alone_group_BV, cluster_group_BV)
+    return torch.where(alone_BV, alone_group_BV, cluster_group_BV), alone_BV
 
 
 def middle_members(group_BV: torch.Tensor, num_groups: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -132,11 +134,13 @@ def cluster_merge_plan(
             f"{name}: labels must lie in 0..{num_clusters - 1} ({clusters_num}/{clusters_den} of {labels.shape[1]} "
             f"tokens), found {int(labels.min())}..{int(labels.max())}; give a fraction that covers the labels"
         )
-    group_BV = group_tokens(scores, labels, num_clusters, num_groups)
+    group_BV, alone_BV = group_tokens(scores, labels, num_clusters, num_groups)
     kept_visual, row_group_BR, size_BR = middle_members(group_BV, num_groups)
     member_BRV = group_BV.unsqueeze(1) == row_group_BR.unsqueeze(2)
     assignment = member_BRV.float() / size_BR.float().unsqueeze(2)
     if not mean:
-        assignment = assignment.scatter_add(2, kept_visual.unsqueeze(2), torch.ones_like(assignment[:, :, :1]))
+        # The middle member counts once more, but a token that its cluster keeps stays as it is.
+        more_BR = (~alone_BV).gather(1, kept_visual).to(assignment.dtype)
+        assignment = assignment.scatter_add(2, kept_visual.unsqueeze(2), more_BR.unsqueeze(2))
     kept_positions, new_visual_index = selection.after_drop(kept_visual, visual_index, num_positions)
     return kept_positions, new_visual_index, kept_visual, assignment

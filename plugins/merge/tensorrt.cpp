@@ -25,6 +25,7 @@ int64_t workspace(const Call& call) {
 
 const Operation CLUSTER_MERGE_PLAN = {
     "ClusterMergePlan",
+    "2",
     {{"clusters_num", COUNT}, {"clusters_den", DIVISOR}, {"keep_num", COUNT}, {"keep_den", DIVISOR}, {"mean", FLAG}},
     {{"scores", FLOATS, {BATCH, VISUAL}},
      {"labels", INDICES, {BATCH, VISUAL}},

@@ -24,6 +24,7 @@ const char* refuse_sizes(const Bound<int64_t>& bound) {
 
 const Operation VISION_SALIENCY = {
     "VisionSaliency",
+    "1",
     {{"scale", REAL}},
     {{"q_cls", FLOATS, {BATCH, QUERY_HEADS, HEAD_DIM}},
      {"keys", FLOATS, {BATCH, QUERY_HEADS, POSITIONS, HEAD_DIM}}},

@@ -44,6 +44,7 @@ int run_random(const Call& call) {
 
 const Operation SCORE_SELECT = {
     "ScoreSelect",
+    "1",
     {{"keep_num", COUNT}, {"keep_den", DIVISOR}, {"largest", FLAG}},
     {{"scores", FLOATS, {BATCH, VISUAL}},
      {"visual_index", INDICES, {BATCH, VISUAL}},
@@ -57,6 +58,7 @@ const Operation SCORE_SELECT = {
 
 const Operation TEXT_QUERY_SCORES = {
     "TextQueryScores",
+    "1",
     {{"scale", REAL}},
     {{"q_last", FLOATS, {BATCH, QUERY_HEADS, HEAD_DIM}},
      {"keys", FLOATS, {BATCH, KV_HEADS, POSITIONS, HEAD_DIM}},
@@ -71,6 +73,7 @@ const Operation TEXT_QUERY_SCORES = {
 
 const Operation UNIFORM_SCORES = {
     "UniformScores",
+    "1",
     {{"keep_num", COUNT}, {"keep_den", DIVISOR}},
     {{"visual_index", INDICES, {BATCH, VISUAL}}},
     {{"scores", FLOAT32, {BATCH, VISUAL}}},
@@ -79,6 +82,7 @@ const Operation UNIFORM_SCORES = {
 
 const Operation RANDOM_SCORES = {
     "RandomScores",
+    "1",
     {{"seed", SEED}},
     {{"visual_positions", INDICES, {BATCH, VISUAL}}},
     {{"scores", FLOAT32, {BATCH, VISUAL}}},

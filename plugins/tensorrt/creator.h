@@ -13,7 +13,7 @@ class Creator final : public nvinfer1::IPluginCreatorV3One {
     }
 
     const char* getPluginName() const noexcept override { return operation_.name; }
-    const char* getPluginVersion() const noexcept override { return VERSION; }
+    const char* getPluginVersion() const noexcept override { return operation_.revision; }
     const char* getPluginNamespace() const noexcept override { return NAMESPACE; }
     const nvinfer1::PluginFieldCollection* getFieldNames() noexcept override { return &collection_; }
 

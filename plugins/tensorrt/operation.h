@@ -49,7 +49,8 @@ struct Call {
 };
 
 struct Operation {
-    const char* name;  // the ONNX op type
+    const char* name;      // the ONNX op type
+    const char* revision;  // plugin_version of spec.py
     Attribute attributes[MAX_ATTRIBUTES];
     Tensor inputs[MAX_INPUTS];
     Tensor outputs[MAX_OUTPUTS];

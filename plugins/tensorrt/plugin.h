@@ -10,7 +10,6 @@
 namespace vitcop::tensorrt {
 
 constexpr const char* NAMESPACE = "vitcop";  // DOMAIN of spec.py
-constexpr const char* VERSION = "1";         // PLUGIN_VERSION of spec.py
 
 class Plugin final : public nvinfer1::IPluginV3,
                      public nvinfer1::IPluginV3OneCore,
@@ -24,7 +23,7 @@ class Plugin final : public nvinfer1::IPluginV3,
     nvinfer1::IPluginV3* clone() noexcept override;
 
     const char* getPluginName() const noexcept override { return operation_.name; }
-    const char* getPluginVersion() const noexcept override { return VERSION; }
+    const char* getPluginVersion() const noexcept override { return operation_.revision; }
     const char* getPluginNamespace() const noexcept override { return NAMESPACE; }
 
     int32_t getNbOutputs() const noexcept override { return operation_.num_outputs(); }

@@ -8,6 +8,7 @@ from toy_bundle import ARCHITECTURE, EMPTY, PRUNED
 
 from vitcop.export.bundle import FileRecord, Manifest, Weights, schedule_hash
 from vitcop.plugins.errors import InputError
+from vitcop.plugins.registry import REVISIONS
 
 NAMES = ("config.json", "decode.onnx", "prefill.onnx", "schedule.json", "tokenizer.model", "vision.onnx")
 
@@ -25,7 +26,8 @@ def make_manifest(**changes):
             folder="/models/toy",
             files=(FileRecord(name="model.safetensors", size=9, sha256="b" * 64),),
         ),
-        "versions": {"vitcop": "0.1.0"},
+        "op_revisions": {"KNormSelect": REVISIONS["KNormSelect"]},
+        "versions": {"vitcop": "0.2.0"},
         "provenance": {"seed": 1},
     }
     return Manifest(**values | changes)
@@ -33,7 +35,7 @@ def make_manifest(**changes):
 
 def paths_of(value, path=()):
     """All places in a JSON tree that the manifest's types describe."""
-    if path and path[-1] in ("provenance", "versions"):
+    if path and path[-1] in ("op_revisions", "provenance", "versions"):
         return
     for key in value if isinstance(value, dict) else range(len(value)):
         yield (*path, key)
@@ -124,8 +126,10 @@ def test_a_file_name_that_a_bundle_never_holds(name):
 @pytest.mark.parametrize(
     ("path", "value", "word"),
     [
-        (("schema_version",), 2, "schema_version 2"),
+        (("schema_version",), 1, "schema_version 1 .*export the bundle again"),
         (("schema_version",), "1", "schema_version"),
+        (("op_revisions", "KNormSelect"), 0, "revision 0 of KNormSelect, this vitcop has 1; export the bundle again"),
+        (("op_revisions", "Gone"), 1, "revision 1 of Gone, this vitcop has no such op; export the bundle again"),
         (("files", 0, "name"), "vision.onnx", "twice"),
         (("files", 5, "name"), "other.onnx", "vision.onnx"),
         (("files", 0, "name"), "more.safetensors", "does not belong"),

@@ -210,6 +210,7 @@ def test_a_file_that_a_bundle_never_holds_is_refused(tmp_path, model_folder):
             config_hash="",
             weights_folder=model_folder,
             shards=[SHARD],
+            ops=(),
         )
     assert not (tmp_path / "b").exists()
 
@@ -230,6 +231,7 @@ def test_a_missing_shard_is_named(tmp_path, model_folder):
             config_hash="",
             weights_folder=model_folder,
             shards=[SHARD],
+            ops=(),
         )
 
 

@@ -18,6 +18,7 @@ from vitcop.calibrate.prompt import PromptBatch, batch_prompts
 from vitcop.calibrate.schedule import Drop, Schedule, VisionStage
 from vitcop.export.bundle import Architecture, Bundle, write_bundle, writing_bundle
 from vitcop.export.bundle.architecture import GraphInputRecord
+from vitcop.plugins.spec import DOMAIN
 
 HIDDEN, VOCAB, IMAGE_TOKEN, EOS = 4, 16, 4, 2
 ARCHITECTURE = Architecture(
@@ -266,6 +267,9 @@ def write_toy(
             config_hash="0" * 64,
             weights_folder=model_folder,
             shards=[SHARD],
+            ops={
+                function.name for model in graphs.values() for function in model.functions if function.domain == DOMAIN
+            },
             copy_weights=copy_weights,
             provenance={"note": "made by hand"},
         )

@@ -21,6 +21,7 @@ from vitcop.calibrate.schedule import Schedule
 from vitcop.calibrate.search.calibrating import calibrate
 from vitcop.calibrate.store import Store, key_of
 from vitcop.plugins.errors import InputError
+from vitcop.plugins.registry import REVISIONS
 
 SETTINGS = CalibrationSettings(
     batch_size=4,
@@ -196,6 +197,13 @@ def test_a_second_run_measures_nothing(found, tiny, sets, store, monkeypatch):
     monkeypatch.setattr(Evaluator, "_measure_batch", lambda *_: pytest.fail("measured again"))
     again = calibrate(tiny.checkpoint, *sets, budget=1 / 3, seed=3, settings=SETTINGS, store=store)
     assert again.to_json() == found.to_json()
+
+
+def test_another_revision_of_an_op_measures_again(found, tiny, sets, store, monkeypatch):
+    monkeypatch.setitem(REVISIONS, "ClusterMergePlan", REVISIONS["ClusterMergePlan"] - 1)
+    monkeypatch.setattr(Evaluator, "_measure_batch", lambda *_: pytest.fail("measured again"))
+    with pytest.raises(pytest.fail.Exception, match="measured again"):
+        calibrate(tiny.checkpoint, *sets, budget=1 / 3, seed=3, settings=SETTINGS, store=store)
 
 
 def test_interrupted_and_gone_on_with(found, tiny, sets, tmp_path, monkeypatch):

@@ -25,6 +25,7 @@ from vitcop.calibrate.work.shards import PartialTable, Shard, merge
 from vitcop.calibrate.work.torch_threads import torch_threads
 from vitcop.calibrate.work.units import CalibrationPerformer, losses_of, losses_unit, make_performer, targets_unit
 from vitcop.plugins.errors import InputError
+from vitcop.plugins.registry import REVISIONS
 
 SETTINGS = CalibrationSettings(batch_size=4, max_new_tokens=2)
 
@@ -184,6 +185,9 @@ def test_a_worker_with_other_inputs_refuses(tiny, parts, tmp_path):
     other = {**arguments["base"], "versions": {**arguments["base"]["versions"], "torch": "1.0"}}
     with pytest.raises(InputError, match="a worker has torch .*, the run began with 1.0"):
         make_performer(**{**arguments, "base": other})
+    older = {**arguments["base"], "op_revisions": {**REVISIONS, "ClusterMergePlan": 1}}
+    with pytest.raises(InputError, match="a worker has other revisions of vitcop's ops"):
+        make_performer(**{**arguments, "base": older})
     samples = load_samples(write_samples(tmp_path, 2, 6))
     job = job_of(tiny, [samples])
     (tmp_path / "s1.png").write_bytes((tmp_path / "s0.png").read_bytes())

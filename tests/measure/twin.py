@@ -71,6 +71,7 @@ def write_twin_bundle(
             config_hash=checkpoint.config_hash,
             weights_folder=model_dir,
             shards=checkpoint.shards,
+            ops=(),
             copy_weights=copy_weights,
         )
     return Bundle.open(out)

@@ -15,6 +15,7 @@ from fake_project import files_of, write_samples
 
 from vitcop.pipeline import run
 from vitcop.plugins.errors import InputError
+from vitcop.plugins.registry import REVISIONS
 
 ALL = ["calibrate", "export", "build", "verify", "reference", "bench", "report"]
 
@@ -108,8 +109,15 @@ def test_version_changed(again, monkeypatch):
 
 def test_sources_of_a_development_install_changed(again, fake_stages, monkeypatch):
     again()
-    monkeypatch.setattr("vitcop.pipeline.versions.stage_version", lambda: "0.1.0+src.0123456789ab")
+    monkeypatch.setattr("vitcop.pipeline.versions.stage_version", lambda: "0.2.0+src.0123456789ab")
     assert again()["calibrate"][1].startswith("version of vitcop changed (")
+    assert fake_stages.ran == ALL
+
+
+def test_another_revision_of_an_op(again, fake_stages, monkeypatch):
+    again()
+    monkeypatch.setitem(REVISIONS, "ClusterMergePlan", 99)
+    assert again()["calibrate"][1].startswith("version of vitcop::ClusterMergePlan changed (")
     assert fake_stages.ran == ALL
 
 

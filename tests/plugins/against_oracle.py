@@ -55,15 +55,18 @@ def assert_selected(found, scores, visual_index, num_positions, num_kept, order)
         assert [output[row].tolist() for output in found] == list(expected)
 
 
-def assert_merged(outputs, row, groups, visual_index, hidden, merge):
-    """The outputs of `cluster_merge` for one row, given its groups."""
+def assert_merged(outputs, row, groups, is_merged, visual_index, hidden, merge):
+    """The outputs of `cluster_merge` for one row, given its groups and which of them are merged."""
     merged, kept_positions, new_index, kept_visual, assignment = (output[row] for output in outputs)
     middles = [oracle.middle(group) for group in groups]
     expected = oracle.positions_after(middles, visual_index[row].tolist(), hidden.shape[1])
     assert (kept_positions.tolist(), new_index.tolist(), kept_visual.tolist()) == (*expected, middles)
-    assert [sorted(i for i, weight in enumerate(line) if weight) for line in assignment.tolist()] == groups
-    literal = oracle.merged_rows(hidden[row].double()[visual_index[row]].tolist(), groups, merge == "mean")
-    torch.testing.assert_close(merged[new_index], torch.tensor(literal).float())
+    weights = torch.tensor(
+        [[float(w) for w in line] for line in oracle.weights(groups, is_merged, visual_index.shape[1], merge == "mean")]
+    )
+    torch.testing.assert_close(assignment, weights, rtol=2.0**-22, atol=0)
+    literal = weights.double() @ hidden[row][visual_index[row]].double()
+    torch.testing.assert_close(merged[new_index], literal.float())
     is_text = torch.ones(len(kept_positions), dtype=torch.bool).index_fill(0, new_index, False)
     assert torch.equal(merged[is_text], hidden[row][kept_positions[is_text]])
 
@@ -74,9 +77,9 @@ def merge(scores, labels, visual_index, hidden, num_clusters, num_groups, merge)
         hidden, visual_index, scores, labels, num_clusters=num_clusters, keep=num_groups, merge=merge
     )
     for row in range(len(scores)):
-        groups = oracle.merge_groups(scores[row].tolist(), labels[row].tolist(), num_groups)
+        groups, is_merged = oracle.merge_groups(scores[row].tolist(), labels[row].tolist(), num_groups)
         assert len(groups) == num_groups
-        assert_merged(outputs, row, groups, visual_index, hidden, merge)
+        assert_merged(outputs, row, groups, is_merged, visual_index, hidden, merge)
     return outputs
 
 
@@ -101,5 +104,5 @@ def chain(case, keys, visual_index, hidden, num_groups, merge, *, exact):
             return True
         groups.append(oracle.merge_groups([oracle.fp32(norm) for norm in norms], row_labels, num_groups))
     for row in range(len(keys)):
-        assert_merged(outputs, row, groups[row], visual_index, hidden, merge)
+        assert_merged(outputs, row, *groups[row], visual_index, hidden, merge)
     return False

@@ -11,7 +11,7 @@ import torch
 from vitcop.plugins import ops  # noqa: F401  (registers torch.ops.vitcop)
 from vitcop.plugins.onnx_functions import functions
 from vitcop.plugins.registry import ALL_OPS
-from vitcop.plugins.spec import DOMAIN, PLUGIN_VERSION
+from vitcop.plugins.spec import DOMAIN
 
 ELEMENT_TYPES = {
     torch.float32: onnx.TensorProto.FLOAT,
@@ -84,7 +84,7 @@ def make_model(name, tensors, attributes, opset_version):
         spec.outputs,
         domain=DOMAIN,
         plugin_namespace=DOMAIN,
-        plugin_version=PLUGIN_VERSION,
+        plugin_version=spec.plugin_version,
         **values,
     )
 

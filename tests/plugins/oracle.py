@@ -130,20 +130,26 @@ def quotas(sizes, norm_sums, places):
 
 
 def merge_groups(scores, labels, num_groups):
-    """The groups of tokens of one row, each an ascending list, in ascending order of their middle members."""
+    """The groups of tokens of one row, each an ascending list, in ascending order of their middle members.
+
+    Returns (groups, is_merged [R]). Every cluster forms one merged group, of the tokens that its quota leaves (with too
+    many clusters the last ones form one together); a token that its cluster keeps is a group of its own, not merged.
+    """
     members = [[i for i, other in enumerate(labels) if other == label] for label in sorted(set(labels))]
     norm_sums = [sum(Fraction(scores[i]) for i in cluster) for cluster in members]
-    groups = []
+    kept, merged = [], []
     if len(members) <= num_groups:
         shares = quotas([len(cluster) for cluster in members], norm_sums, num_groups - len(members))
         for cluster, share in zip(members, shares, strict=True):
             by_norm = sorted(cluster, key=lambda i: (scores[i], i))
-            groups += [[i] for i in by_norm[:share]] + [sorted(by_norm[share:])]
+            kept += [[i] for i in by_norm[:share]]
+            merged.append(sorted(by_norm[share:]))
     else:
         ascending = sorted(range(len(members)), key=lambda c: (norm_sums[c], c))
-        groups = [members[c] for c in ascending[: num_groups - 1]]
-        groups.append(sorted(i for c in ascending[num_groups - 1 :] for i in members[c]))
-    return sorted(groups, key=middle)
+        merged = [members[c] for c in ascending[: num_groups - 1]]
+        merged.append(sorted(i for c in ascending[num_groups - 1 :] for i in members[c]))
+    groups = sorted(kept + merged, key=middle)
+    return groups, [group in merged for group in groups]
 
 
 def middle(group):
@@ -151,10 +157,15 @@ def middle(group):
     return group[len(group) // 2]
 
 
-def merged_rows(rows, groups, mean):
-    """The merged tokens: h_m + mean(group), or mean(group). `rows` is a list of vectors."""
-    merged = []
-    for group in groups:
-        average = [sum(column) / len(group) for column in zip(*(rows[i] for i in group), strict=True)]
-        merged.append(average if mean else [h + a for h, a in zip(rows[middle(group)], average, strict=True)])
-    return merged
+def weights(groups, is_merged, num_visual, mean):
+    """[R][V], Fractions: what each output token is made of.
+
+    A kept token stays h. A merged group becomes h_middle + mean(group), or mean(group) alone for `mean`.
+    """
+    lines = []
+    for group, merged in zip(groups, is_merged, strict=True):
+        line = [Fraction(i in group, len(group)) for i in range(num_visual)]
+        if merged and not mean:
+            line[middle(group)] += 1
+        lines.append(line)
+    return lines

@@ -133,7 +133,7 @@ def test_without_the_library_the_reference_runs_and_says_so_once(monkeypatch, tm
     monkeypatch.setattr(library, "ABI", 0)
     library.load.cache_clear()
     assert library.load() is None
-    assert "its interface is number 1, this vitcop needs 0" in caplog.text
+    assert "its interface is number 2, this vitcop needs 0" in caplog.text
     monkeypatch.setattr(library, "load", emulated_library)
     assert used[0](*tensors) == "kernel"
     monkeypatch.undo()

@@ -41,12 +41,13 @@ def test_all_norms_equal():
         check(torch.full((1, 10), 0.1), labels, index, torch.randn(1, 10, 2), 3, num_groups, "sum")
 
 
-def test_keeping_all_under_sum_doubles_and_under_mean_changes_nothing():
+def test_keeping_all_under_sum_doubles_one_token_of_each_cluster_and_under_mean_changes_nothing():
     hidden = torch.randn(1, 6, 4)
     index = torch.tensor([[1, 2, 4]])
-    scores, labels = torch.rand(1, 3), torch.tensor([[0, 0, 1]])
+    scores, labels = torch.tensor([[0.2, 0.1, 0.3]]), torch.tensor([[0, 0, 1]])
     doubled = check(scores, labels, index, hidden, 2, 3, "sum")[0]
-    assert torch.equal(doubled[:, index[0]], 2 * hidden[:, index[0]])
+    factors = torch.tensor([1, 2, 1, 1, 2, 1]).view(1, 6, 1)  # cluster 0 keeps its token of least norm, at position 2
+    assert torch.equal(doubled, factors * hidden)
     same = check(scores, labels, index, hidden, 2, 3, "mean")[0]
     assert torch.equal(same, hidden)
 

@@ -12,6 +12,7 @@ from vitcop.export.runtimes import engine_folder, open_target, target_names
 from vitcop.export.runtimes.onnxruntime import OnnxRuntimeOptions, build
 from vitcop.pipeline.cli import cli
 from vitcop.plugins.errors import InputError
+from vitcop.plugins.registry import REVISIONS
 
 
 @pytest.fixture
@@ -38,6 +39,15 @@ def test_other_options_make_another_engine_and_say_so(tmp_path, model_folder):
     first, second = build(bundle), build(bundle, OnnxRuntimeOptions(threads=1))
     assert first.key != second.key and not second.reused and "options differ" in second.reason
     assert build(bundle).reused
+
+
+def test_another_revision_of_an_op_makes_another_engine(tmp_path, model_folder, monkeypatch):
+    bundle = write_toy(tmp_path / "b", model_folder)
+    first = build(bundle)
+    assert first.sidecar["inputs"]["op_revisions"] == REVISIONS
+    monkeypatch.setitem(REVISIONS, "ClusterMergePlan", REVISIONS["ClusterMergePlan"] + 1)
+    second = build(bundle)
+    assert first.key != second.key and not second.reused and "op_revisions differ" in second.reason
 
 
 def test_two_builds_of_one_engine_at_once(tmp_path, model_folder, monkeypatch):

@@ -328,7 +328,7 @@ def test_which_bodies_would_parse_alone(name, release):
     inputs, attributes, wanted = CALLS[name]
     spec = next(spec for spec in ALL_OPS.values() if spec.onnx_name == name)
     assert set(attributes) == {attribute for attribute, _ in spec.attributes}
-    named = {**attributes, "plugin_namespace": "vitcop", "plugin_version": "1"}
+    named = {**attributes, "plugin_namespace": "vitcop", "plugin_version": spec.plugin_version}
     text = ", ".join(f"{key} = {json.dumps(value)}" for key, value in named.items())
     arguments = ", ".join(part.split()[-1] for part in inputs.split(", "))
     outputs = ", ".join(spec.outputs)

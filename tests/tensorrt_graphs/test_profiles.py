@@ -80,6 +80,7 @@ def bundle_of(folder: Path, family: str, schedule: Schedule, *, own: int = 36) -
         schedule_hash="",
         files=(),
         weights=Weights(mode="referenced", folder=".", files=()),
+        op_revisions={},
         versions={},
     )
     return Bundle(path=folder, manifest=manifest, schedule=schedule)

@@ -67,5 +67,6 @@ def bundle_without_graphs(folder: Path, schedule: Schedule, family: Any, out: Pa
             config_hash=checkpoint.config_hash,
             weights_folder=folder,
             shards=checkpoint.shards,
+            ops=(),
         )
     return Bundle.open(out)

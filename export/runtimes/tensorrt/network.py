@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vitcop.export.runtimes.tensorrt.installation import register_plugin
 from vitcop.plugins.errors import InputError, MissingError
 from vitcop.plugins.registry import ONNX_OPS
-from vitcop.plugins.spec import DOMAIN, PLUGIN_VERSION
+from vitcop.plugins.spec import DOMAIN
 
 if TYPE_CHECKING:
     import onnx
@@ -167,7 +167,7 @@ def unsupported_nodes(parser: "trt.OnnxParser", model: "onnx.ModelProto", source
 def known_creators(registry: "trt.IPluginRegistry", ops: Iterable[str]) -> frozenset[str]:
     """Those of vitcop's operations for which TensorRT's registry has a plugin, by the name, version and namespace that
     the parser asks for."""
-    return frozenset(op for op in ops if registry.get_creator(op, PLUGIN_VERSION, DOMAIN) is not None)
+    return frozenset(op for op in ops if registry.get_creator(op, ONNX_OPS[op].plugin_version, DOMAIN) is not None)
 
 
 def check_creators(registry: "trt.IPluginRegistry", nodes: Sequence[VitcopNode], library: Path | None) -> None:

@@ -16,7 +16,8 @@ import onnx.shape_inference
 from vitcop.export.runtimes.tensorrt.operator_rules import RULES, Dims, Place, Scope
 from vitcop.export.runtimes.tensorrt.operator_table import Operator, Release, Table, load_table
 from vitcop.plugins.errors import InputError
-from vitcop.plugins.spec import DOMAIN, PLUGIN_VERSION
+from vitcop.plugins.registry import ONNX_OPS
+from vitcop.plugins.spec import DOMAIN
 
 Graph = onnx.ModelProto | Path | str
 _DEFAULT = ("", "ai.onnx")
@@ -170,7 +171,7 @@ class _Check:
                 outputs=tuple(name and place.type_name(name) for name in node.output),
             )
         )
-        named = {"plugin_namespace": DOMAIN, "plugin_version": PLUGIN_VERSION}
+        named = {"plugin_namespace": DOMAIN, "plugin_version": ONNX_OPS[node.op_type].plugin_version}
         for name, value in named.items():
             if (found := place.text(name, None)) != value:
                 yield _finding(node, f"{name} {found!r}", f"{name} {value!r}, by which the parser finds the plugin")

@@ -4,6 +4,7 @@ on a GPU with the library that `make plugin` built."""
 import math
 
 import emulated
+import merge_example
 import op_cases
 import pytest
 import torch
@@ -108,6 +109,15 @@ def check(machine, name, values, tensors, index_type=torch.int64):
         else:
             op_cases.assert_equal(expected, wide)
     assert machine.plugins.messages() == ""
+
+
+@pytest.mark.parametrize("merge", ["sum", "mean"])
+def test_the_merge_example(machine, merge):
+    tensors, values = merge_example.inputs(merge)
+    node = machine.plugins.node("cluster_merge_plan", values)
+    inputs, outputs, workspace = prepare(machine, node, tensors)
+    assert machine.enqueue(node, inputs, outputs, workspace) == 0, machine.plugins.messages()
+    merge_example.check([t.cpu() for t in outputs], merge)
 
 
 @pytest.mark.parametrize("index_type", [torch.int64, torch.int32], ids=["int64", "int32"])

@@ -13,7 +13,7 @@ import torch
 from plugin_harness import attributes_of
 
 from vitcop.plugins.registry import ALL_OPS
-from vitcop.plugins.spec import DOMAIN, PLUGIN_VERSION
+from vitcop.plugins.spec import DOMAIN
 from vitcop.plugins.tensorrt.paths import plugin_path
 
 pytestmark = [pytest.mark.gpu, pytest.mark.tensorrt]
@@ -40,7 +40,7 @@ def plugin_of(trt, name, values):
     arrays = [(label, np.array([value], dtype=kind)) for label, kind, value in attributes_of(spec, values)]
     kinds = {"int32": "INT32", "int64": "INT64", "float32": "FLOAT32"}
     fields = [trt.PluginField(n, a, getattr(trt.PluginFieldType, kinds[a.dtype.name])) for n, a in arrays]
-    creator = trt.get_plugin_registry().get_creator(spec.onnx_name, PLUGIN_VERSION, DOMAIN)
+    creator = trt.get_plugin_registry().get_creator(spec.onnx_name, spec.plugin_version, DOMAIN)
     made = creator.create_plugin(name, trt.PluginFieldCollection(fields), trt.TensorRTPhase.BUILD)
     del arrays  # the collection did not keep them alive until here
     assert made is not None

@@ -17,7 +17,7 @@ from plugin_harness import (
 )
 
 from vitcop.plugins.registry import ALL_OPS
-from vitcop.plugins.spec import DOMAIN, PLUGIN_VERSION
+from vitcop.plugins.spec import DOMAIN
 
 NUM_SHAPES = 20
 MOST_COMBINATIONS = 100
@@ -32,7 +32,7 @@ def on_meta(name, tensors, attributes):
 def test_creators_are_the_ops(plugins):
     kinds = {int: "int32", float: "float32"}
     expected = [
-        f"PLUGIN CREATOR_V3ONE 1.0|{spec.onnx_name}|{PLUGIN_VERSION}|{DOMAIN}|"
+        f"PLUGIN CREATOR_V3ONE 1.0|{spec.onnx_name}|{spec.plugin_version}|{DOMAIN}|"
         + ",".join(f"{name}:{kinds[kind]}" for name, kind in spec.attributes)
         for spec in ALL_OPS.values()
     ]
@@ -45,7 +45,7 @@ def test_copies_are_alike(plugins, name):
         node = plugins.node(name, values)
         kinds, op, version, namespace, outputs, timing, metadata = node.identity().split("|")
         assert kinds == "PLUGIN 1.0,PLUGIN_V3ONE_CORE 1.0,PLUGIN_V3ONE_BUILD 1.0,PLUGIN_V3ONE_RUNTIME 1.0"
-        assert (op, version, namespace) == (ALL_OPS[name].onnx_name, PLUGIN_VERSION, DOMAIN)
+        assert (op, version, namespace) == (ALL_OPS[name].onnx_name, ALL_OPS[name].plugin_version, DOMAIN)
         assert int(outputs) == len(ALL_OPS[name].outputs)
         assert timing == metadata
         for attribute, _ in ALL_OPS[name].attributes:

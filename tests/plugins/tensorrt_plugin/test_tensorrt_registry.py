@@ -13,12 +13,16 @@ import pytest
 import tensorrt_stand_ins as stand_ins
 from plugin_harness import HEADERS, emulated_plugin, header_params
 
-from vitcop.plugins.registry import ALL_OPS
-from vitcop.plugins.spec import DOMAIN, PLUGIN_VERSION
+from vitcop.plugins.registry import ALL_OPS, ONNX_OPS
+from vitcop.plugins.spec import DOMAIN
 from vitcop.plugins.tensorrt import build
 from vitcop.plugins.tensorrt.paths import plugin_path
 
-PRELUDE = """
+VERSIONS = {name: spec.plugin_version for name, spec in ONNX_OPS.items()}
+
+PRELUDE = (
+    f"versions = {VERSIONS}"
+    + """
 import json, sys
 import numpy
 import tensorrt
@@ -34,11 +38,12 @@ def create(name, attributes, phase="BUILD"):
     arrays = [numpy.array([v], numpy.float32 if isinstance(v, float) else numpy.int32) for _, v in attributes]
     kinds = [getattr(tensorrt.PluginFieldType, a.dtype.name.upper()) for a in arrays]
     fields = [tensorrt.PluginField(n, a, k) for (n, _), a, k in zip(attributes, arrays, kinds)]
-    creator = registry.get_creator(name, "1", "vitcop")
+    creator = registry.get_creator(name, versions[name], "vitcop")
     made = creator.create_plugin(name, tensorrt.PluginFieldCollection(fields), getattr(tensorrt.TensorRTPhase, phase))
     del arrays
     return made
 """
+)
 
 LOAD = (
     PRELUDE
@@ -46,8 +51,9 @@ LOAD = (
 before = ours()
 handle = registry.load_library(library)
 result = {"before": before, "listed": ours(), "again": registry.load_library(library) is None}
-result["elsewhere"] = [registry.get_creator(n, v, s) is None for n in ops for v, s in (("1", ""), ("2", "vitcop"))]
-result["fields"] = {n: [f.name for f in registry.get_creator(n, "1", "vitcop").field_names] for n in ops}
+others = [(name, *other) for name in ops for other in ((versions[name], ""), ("0", "vitcop"))]
+result["elsewhere"] = [registry.get_creator(*other) is None for other in others]
+result["fields"] = {n: [f.name for f in registry.get_creator(n, versions[n], "vitcop").field_names] for n in ops}
 made = {n: create(n, attributes, phase) for n, attributes in ops.items() for phase in ("BUILD", "RUNTIME")}
 core = {n: p.get_capability_interface(tensorrt.PluginCapabilityType.CORE) for n, p in made.items()}
 result["made"] = {n: [c.plugin_name, c.plugin_version, c.plugin_namespace] for n, c in core.items()}
@@ -80,7 +86,7 @@ def named_ops():
     }
 
 
-IDENTITIES = sorted([name, PLUGIN_VERSION, DOMAIN] for name in named_ops())
+IDENTITIES = sorted([name, version, DOMAIN] for name, version in VERSIONS.items())
 
 
 @pytest.fixture(scope="module", params=["built", *header_params()])
@@ -107,7 +113,7 @@ def test_loaded_used_and_let_go(library, environment):
     assert all(found["elsewhere"]), "creators answer to their own version and namespace alone"
     for spec in ALL_OPS.values():
         assert found["fields"][spec.onnx_name] == [name for name, _ in spec.attributes]
-        assert found["made"][spec.onnx_name] == [spec.onnx_name, PLUGIN_VERSION, DOMAIN]
+        assert found["made"][spec.onnx_name] == [spec.onnx_name, spec.plugin_version, DOMAIN]
         assert found["outputs"][spec.onnx_name] == len(spec.outputs)
         assert all(found["refused"][spec.onnx_name])
 
