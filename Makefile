@@ -3,14 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT := out
+PIP := python -m pip --quiet --disable-pip-version-check
 
-.PHONY: constraints demo test soak kernels plugin lint bench train gpu-check trt-check clean
+.PHONY: constraints demo test test-latest test-oldest soak kernels plugin lint bench train gpu-check trt-check clean
 
 # In the exact versions of constraints.txt, so that what passed once passes again.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,lint]' \
-	  --constraint constraints.txt
+	$(BIN)/$(PIP) install --editable '.[test,lint]' --constraint constraints.txt
 	touch $@
 
 demo: $(VENV)/.installed
@@ -18,21 +18,49 @@ demo: $(VENV)/.installed
 	$(BIN)/vitcop run examples/shapes_vqa/recipe.yaml -o $(OUT)
 	@echo "report: $(OUT)/report.html"
 
-# As many processes as the machine has cores, one thread each: the tests are small, and threads would hinder each other.
-test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
+# The bindings of the last TensorRT 10, which tests read beside those of 11 in the environment: one package, so a folder of
+# its own.
+TENSORRT_10 := 10.16.1.11
+BINDINGS_10 := build/tensorrt-bindings-10.16
+$(BINDINGS_10)/.installed: $(VENV)/.installed
+	rm -rf $(BINDINGS_10)
+	$(BIN)/$(PIP) install --no-deps --only-binary :all: --target $(BINDINGS_10) \
+	  "tensorrt-cu13-bindings==$(TENSORRT_10); sys_platform == 'linux'"
+	mkdir -p $(BINDINGS_10) && touch $@
 
-soak: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup -m "slow or not slow"
+# As many processes as the machine has cores, one thread each: the tests are small, and threads would hinder each other.
+PYTEST := python -m pytest -n auto --dist loadgroup
+
+test: $(VENV)/.installed $(BINDINGS_10)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/$(PYTEST)
+
+soak: $(VENV)/.installed $(BINDINGS_10)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/$(PYTEST) -m "slow or not slow"
+
+# Both ends of the ranges in pyproject.toml, each in an environment of its own; docs/releases.md says what was last checked.
+test-latest: $(BINDINGS_10)/.installed
+	$(PYTHON) -m venv --clear build/latest
+	build/latest/bin/$(PIP) install --editable '.[test]'
+	OMP_NUM_THREADS=1 build/latest/bin/$(PYTEST)
+
+# Of torch the release of constraints.txt: older ones are not to be had as small builds for the CPU from the package index.
+test-oldest: $(BINDINGS_10)/.installed
+	$(PYTHON) -m venv --clear build/oldest
+	build/oldest/bin/$(PIP) install uv
+	grep '^torch==' constraints.txt > build/torch.txt
+	build/oldest/bin/uv pip compile --quiet pyproject.toml --extra test --resolution lowest-direct \
+	  --override build/torch.txt --output-file build/oldest.txt
+	build/oldest/bin/$(PIP) install --editable '.[test]' --constraint build/oldest.txt
+	OMP_NUM_THREADS=1 build/oldest/bin/$(PYTEST)
 
 # Writes constraints.txt anew from the newest releases inside the ranges of pyproject.toml. Run the suite before you
 # commit it.
 constraints:
-	rm -rf build/newest
-	$(PYTHON) -m venv build/newest
-	build/newest/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
+	$(PYTHON) -m venv --clear build/newest
+	build/newest/bin/$(PIP) install --editable '.[test,lint]'
 	sed -n '/^#/p' constraints.txt > build/constraints.txt
-	build/newest/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' | grep -v '^nvidia' >> build/constraints.txt
+	build/newest/bin/python -m pip freeze --all --exclude-editable | sed 's/+cpu$$//' | grep -v '^nvidia\|^pip=' \
+	  >> build/constraints.txt
 	mv build/constraints.txt constraints.txt
 
 kernels: $(VENV)/.installed

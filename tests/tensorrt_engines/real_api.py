@@ -6,8 +6,6 @@ Printed by a process of its own (`DUMP`), since the bindings want libraries that
 
 import json
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,9 @@ from api_calls import Api
 from tensorrt_stand_ins import BINDINGS, distribution, run, stand_in_environment
 
 ROOT = Path(__file__).parents[2]
-MINUTES = 4
+
+RELEASES = ("11", "10.16")
+"""Any release of 11, and the last of 10."""
 
 DUMP = """
 import json
@@ -92,15 +92,14 @@ class Bindings:
 
 
 def bindings_environment(release: str, folder: Path) -> dict[str, str]:
-    """The environment of processes that import the bindings of a release such as "10.16": the installed ones where they
-    are of it, else out of a wheel that pip puts below build/. Skips the test, with pip's own reason, where the package
-    index cannot be reached."""
+    """The environment of processes that import the bindings of one of `RELEASES`: the installed ones where they
+    are of it, else those that `make test` puts below build/. Skips the test where there are none."""
     installed = distribution(BINDINGS)
     packages = None
     if installed is None or not installed.version.startswith(f"{release}."):
         packages = ROOT / "build" / f"tensorrt-bindings-{release}"
         if distribution(BINDINGS, packages) is None:
-            _download(release, packages)
+            pytest.skip(f"no {BINDINGS} {release} in {packages}: `make test` puts it there")
     return stand_in_environment(folder, packages)
 
 
@@ -109,18 +108,6 @@ def real_bindings(release: str, folder: Path) -> Bindings:
     data = json.loads(run(bindings_environment(release, folder), DUMP))
     assert data["version"].startswith(f"{release}."), data["version"]
     return Bindings(**data)
-
-
-def _download(release: str, packages: Path) -> None:
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    command += ["--only-binary", ":all:", "--target", str(packages), f"{BINDINGS}=={release}.*"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60 * MINUTES)
-    except subprocess.TimeoutExpired:
-        pytest.skip(f"{BINDINGS} {release} could not be had in {MINUTES} minutes")
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"pip ended with status {done.returncode}"]
-        pytest.skip(f"{BINDINGS} {release} could not be had: {lines[-1]}")
 
 
 def _signature(arguments: str, result: str) -> Signature:

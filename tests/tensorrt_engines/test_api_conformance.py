@@ -5,9 +5,8 @@ import textwrap
 
 import pytest
 from api_calls import Reader, read
-from real_api import ROOT, real_bindings
+from real_api import RELEASES, ROOT, real_bindings
 
-RELEASES = ("11.4", "10.16")
 SOURCES = sorted(
     path
     for package in ("plugins", "calibrate", "export", "pipeline", "benchmarks")

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import fake_tensorrt
 import numpy as np
 import pytest
-from real_api import real_bindings
+from real_api import RELEASES, real_bindings
 
 from vitcop.export.bundle import GRAPHS
 from vitcop.export.runtimes import open_target
@@ -151,7 +151,7 @@ def test_a_gpu_that_is_too_small_is_refused(own, tensorrt, monkeypatch):
         open_target("tensorrt").build(own)
 
 
-@pytest.mark.parametrize("release", ["11.4", "10.16"])
+@pytest.mark.parametrize("release", RELEASES)
 def test_the_stand_in_has_no_name_of_its_own(release, tmp_path):
     bindings = real_bindings(release, tmp_path)
     newer = set() if release.startswith("11") else {"CausalMaskKind", "add_attention_v2", "key_value_lengths"}

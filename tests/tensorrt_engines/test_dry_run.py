@@ -122,7 +122,7 @@ def test_over_tensorrt_the_registry_tells_of_the_plugins(bundle, tensorrt, with_
 
     monkeypatch.setattr(fake_tensorrt.IPluginRegistry, "get_creator", get_creator)
     found = open_target("tensorrt").dry_run(bundle)
-    assert found.checked_by.startswith("TensorRT 11.4") and found.plugins_by == "the registry of TensorRT"
+    assert found.checked_by.startswith("TensorRT 11.") and found.plugins_by == "the registry of TensorRT"
     assert operations(found.waiting_nodes) == {"KNormSelect"} and "ScoreSelect" in operations(found.plugin_nodes)
     assert [str(LIBRARY)] == fake_tensorrt.LOADED and ("KNormSelect", "1", "vitcop") in asked
     (missing,) = found.missing

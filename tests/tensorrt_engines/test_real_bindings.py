@@ -7,10 +7,8 @@ import json
 import textwrap
 
 import pytest
-from real_api import ROOT, bindings_environment
+from real_api import RELEASES, ROOT, bindings_environment
 from tensorrt_stand_ins import run
-
-RELEASES = ("11.4", "10.16")
 
 
 @pytest.fixture(scope="module", params=RELEASES)
