@@ -1,7 +1,6 @@
 """What a calibration is asked for and what it found: settings and `calibration.json`. No torch."""
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from vitcop.calibrate.intervals import Interval
 from vitcop.calibrate.losses import Estimate
 from vitcop.calibrate.observe.observation import Observation
 from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.strict_json import from_json, to_json
 from vitcop.calibrate.task_scores import metric_of
 from vitcop.calibrate.verdict import Comparison
 from vitcop.plugins.errors import InputError
@@ -221,13 +221,13 @@ class Calibration:
 
     def to_json(self) -> str:
         """The text of `calibration.json`: sorted keys and no times, so that equal runs are equal bytes."""
-        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True, allow_nan=False) + "\n"
+        return to_json(dataclasses.asdict(self), indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str, *, source: str = "calibration") -> "Calibration":
         """Parse `calibration.json`. Raises InputError that names `source`."""
         try:
-            data = json.loads(text)
+            data = from_json(text)
             if data["schema_version"] != SCHEMA_VERSION:
                 raise InputError(
                     f"{source}: schema_version {data['schema_version']!r} is not known here (this vitcop reads "
@@ -267,7 +267,7 @@ class Calibration:
 
 
 def _schedule(data: dict[str, Any], source: str) -> Schedule:
-    return Schedule.from_json(json.dumps(data), source=source)
+    return Schedule.from_json(to_json(data), source=source)
 
 
 def _measured(data: dict[str, Any], source: str) -> Measured:
