@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vitcop.calibrate.choices import Choice, choice_from
+from vitcop.calibrate.dtypes import dtype_name
 from vitcop.calibrate.intervals import Interval
 from vitcop.calibrate.losses import Estimate
 from vitcop.calibrate.observe.observation import Observation
@@ -52,7 +53,7 @@ class CalibrationSettings:
         merge_orders: orders in which a merge by key norm is tried; "largest" merges by the negated score.
         cutoff_quantiles: cluster cutoffs to try; None is the paper's distance 8.
         check_share: share of the calibration samples for which gradients check what the scores tell.
-        device, dtype, attn: as in `load_model`.
+        device, dtype, attn: as in `load_model`; "fp16" becomes "float16".
         threads: of torch, in each unit of work. Results may depend on it in their last bits, and never on how many
             workers there are.
         vision_cache_bytes: vision outputs held between candidates.
@@ -96,6 +97,8 @@ class CalibrationSettings:
         if not self.rungs or list(self.rungs) != sorted(set(self.rungs)) or self.rungs[0] <= 0 or self.rungs[-1] != 1.0:
             raise InputError(f"calibration settings: rungs must ascend within (0, 1] and end at 1, found {self.rungs}")
         metric_of(self.metric)
+        # One name for each type: settings that mean the same are equal, and so are the keys of what they measure.
+        object.__setattr__(self, "dtype", dtype_name(self.dtype))
         if not 0 <= self.check_share <= 1:
             raise InputError(f"calibration settings: check_share must be in [0, 1], found {self.check_share}")
 
