@@ -1,16 +1,17 @@
 """What a calibration is asked for and what it found: settings and `calibration.json`. No torch."""
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vitcop.calibrate.choices import Choice, choice_from
+from vitcop.calibrate.dtypes import dtype_name
 from vitcop.calibrate.intervals import Interval
 from vitcop.calibrate.losses import Estimate
 from vitcop.calibrate.observe.observation import Observation
 from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.strict_json import from_json, to_json
 from vitcop.calibrate.task_scores import metric_of
 from vitcop.calibrate.verdict import Comparison
 from vitcop.plugins.errors import InputError
@@ -52,7 +53,7 @@ class CalibrationSettings:
         merge_orders: orders in which a merge by key norm is tried; "largest" merges by the negated score.
         cutoff_quantiles: cluster cutoffs to try; None is the paper's distance 8.
         check_share: share of the calibration samples for which gradients check what the scores tell.
-        device, dtype, attn: as in `load_model`.
+        device, dtype, attn: as in `load_model`; "fp16" becomes "float16".
         threads: of torch, in each unit of work. Results may depend on it in their last bits, and never on how many
             workers there are.
         vision_cache_bytes: vision outputs held between candidates.
@@ -96,6 +97,8 @@ class CalibrationSettings:
         if not self.rungs or list(self.rungs) != sorted(set(self.rungs)) or self.rungs[0] <= 0 or self.rungs[-1] != 1.0:
             raise InputError(f"calibration settings: rungs must ascend within (0, 1] and end at 1, found {self.rungs}")
         metric_of(self.metric)
+        # One name for each type: settings that mean the same are equal, and so are the keys of what they measure.
+        object.__setattr__(self, "dtype", dtype_name(self.dtype))
         if not 0 <= self.check_share <= 1:
             raise InputError(f"calibration settings: check_share must be in [0, 1], found {self.check_share}")
 
@@ -221,13 +224,13 @@ class Calibration:
 
     def to_json(self) -> str:
         """The text of `calibration.json`: sorted keys and no times, so that equal runs are equal bytes."""
-        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True, allow_nan=False) + "\n"
+        return to_json(dataclasses.asdict(self), indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str, *, source: str = "calibration") -> "Calibration":
         """Parse `calibration.json`. Raises InputError that names `source`."""
         try:
-            data = json.loads(text)
+            data = from_json(text)
             if data["schema_version"] != SCHEMA_VERSION:
                 raise InputError(
                     f"{source}: schema_version {data['schema_version']!r} is not known here (this vitcop reads "
@@ -267,7 +270,7 @@ class Calibration:
 
 
 def _schedule(data: dict[str, Any], source: str) -> Schedule:
-    return Schedule.from_json(json.dumps(data), source=source)
+    return Schedule.from_json(to_json(data), source=source)
 
 
 def _measured(data: dict[str, Any], source: str) -> Measured:

@@ -57,7 +57,9 @@ class Losses:
         """From what `to_json` gave; None where it is something else."""
         if not isinstance(held, dict) or set(held) != set(LOSSES):
             return None
-        return cls(**{name: tuple(values) for name, values in held.items()})
+        columns = {name: tuple(values) for name, values in held.items()}
+        columns["kl"] = tuple(math.inf if value is None else value for value in columns["kl"])
+        return cls(**columns)
 
     def by_id(self, measure: str) -> dict[str, float]:
         """One of kl, top1, exact and score by sample id, without those that do not have it."""
@@ -65,8 +67,10 @@ class Losses:
         return {sample: float(value) for sample, value in values if value is not None}
 
     def to_json(self) -> dict[str, list[Any]]:
-        """Plain lists by name."""
-        return {name: list(getattr(self, name)) for name in LOSSES}
+        """Plain lists by name; JSON lacks infinity, so a loss that is infinite is null."""
+        columns = {name: list(getattr(self, name)) for name in LOSSES}
+        columns["kl"] = [value if math.isfinite(value) else None for value in self.kl]
+        return columns
 
     @property
     def is_finite(self) -> bool:

@@ -13,7 +13,6 @@ V₀ are the visual tokens of the prompt that was timed. What a layer costs what
 the layer convex and piecewise, as a device is that waits for memory below some length and for arithmetic above.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -23,6 +22,7 @@ from typing import Any, get_args
 
 from vitcop.calibrate.choices import TELLS_NOTHING, Rule
 from vitcop.calibrate.schedule import Drop, DropScore, Schedule, VisionScore, VisionStage
+from vitcop.calibrate.strict_json import from_json, to_json
 from vitcop.plugins.errors import InputError
 from vitcop.plugins.spec import keep_count
 
@@ -270,13 +270,13 @@ class CostTable:
                 "interval_coverage": self.coverage,
             },
         }
-        return json.dumps(data, indent=2, sort_keys=True, allow_nan=False) + "\n"
+        return to_json(data, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, *, source: str = "cost.json") -> "CostTable":
         """Parse cost.json. Raises InputError that names `source` and what is wrong."""
         try:
-            data = json.loads(text, parse_constant=_refuse)
+            data = from_json(text)
         except (ValueError, RecursionError) as error:
             raise InputError(f"{source}: not readable as JSON ({error})") from None
         if not isinstance(data, dict):
@@ -361,7 +361,3 @@ def _number(value: Any, where: str, *, least: float | None = 0.0) -> float:
     if type(value) not in (int, float) or not math.isfinite(value) or (value <= 0 if least is None else value < least):
         raise InputError(f"{where}: expected a number {'above' if least is None else 'of at least'} 0, found {value!r}")
     return float(value)
-
-
-def _refuse(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitcop.calibrate.checkpoint import Checkpoint
+from vitcop.calibrate.dtypes import dtype_name
 from vitcop.calibrate.families import Family, family_of
 from vitcop.calibrate.processor import Processor, read_processor
 from vitcop.plugins.errors import InputError, MissingError
@@ -74,26 +75,16 @@ def load_model(
 
     Args:
         device: where the weights go, such as "cpu" or "cuda:0".
-        dtype: of the weights, a torch dtype or its name.
+        dtype: of the weights, a torch dtype or its name (`dtypes.dtype_name`).
         attn: "sdpa", "eager" or "flash_attention_2" (needs the package flash-attn, a GPU and a half-precision dtype).
 
     Raises InputError where config or weights are broken or do not fit, MissingError where device or package is not
     there.
     """
     with quiet_transformers():
-        import torch
         from transformers import AutoModelForImageTextToText
 
-        try:
-            place = torch.device(device)
-        except RuntimeError:
-            raise InputError(f"device {device!r} is not known; use cpu, cuda or cuda:0") from None
-        if place.type == "cuda" and not torch.cuda.is_available():
-            raise MissingError(f"device {device}: no CUDA device on this machine; use device cpu")
-        kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-        if not isinstance(kind, torch.dtype):
-            raise InputError(f"dtype {dtype!r} is not known; use float32, float16 or bfloat16")
-        check_attention(attn, place, kind)
+        place, kind = check_placement(device, dtype, attn)
         config = load_config(checkpoint.path)
         family = family_of(config)
         try:
@@ -118,6 +109,22 @@ def load_model(
     return model.to(place).eval(), processor, family
 
 
+def check_placement(device: str, dtype: "torch.dtype | str", attn: str) -> "tuple[torch.device, torch.dtype]":
+    """(device, dtype) where a model can be loaded so here: what `load_model` checks before it reads anything. Raises as
+    it does."""
+    import torch
+
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        raise InputError(f"device {device!r} is not known; use cpu, cuda or cuda:0") from None
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise MissingError(f"device {device}: no CUDA device on this machine; use device cpu")
+    kind = getattr(torch, dtype_name(dtype)) if isinstance(dtype, str) else dtype
+    check_attention(attn, place, kind)
+    return place, kind
+
+
 def check_attention(attn: str, device: "torch.device", dtype: "torch.dtype") -> None:
     """Raises InputError for an attention that is not known or cannot compute in this dtype, MissingError where its
     package or device is not there."""
@@ -125,14 +132,18 @@ def check_attention(attn: str, device: "torch.device", dtype: "torch.dtype") -> 
         raise InputError(f"attention {attn!r} is not known; use {', '.join(ATTENTIONS)}")
     if attn != "flash_attention_2":
         return
+    if device.type != "cuda":
+        raise MissingError(
+            f"attention flash_attention_2 runs on CUDA devices alone, not on {device}; use device cuda, or sdpa"
+        )
+    if dtype.itemsize != 2:
+        raise InputError(
+            f"attention flash_attention_2 computes in float16 or bfloat16, not in {dtype}; use one of them, or sdpa"
+        )
     if find_spec("flash_attn") is None:
         raise MissingError(
             "attention flash_attention_2 needs flash-attn: pip install 'vitcop[flash-attn]', or use sdpa"
         )
-    if device.type != "cuda":
-        raise MissingError(f"attention flash_attention_2 runs on CUDA devices alone, not on {device}; use sdpa")
-    if dtype.itemsize != 2:
-        raise InputError(f"attention flash_attention_2 computes in float16 or bfloat16, not in {dtype}; use sdpa")
 
 
 def _first_line(error: Exception) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from vitcop.calibrate.strict_json import to_json
 from vitcop.plugins.errors import InputError
 from vitcop.plugins.spec import Fraction, keep_count
 
@@ -132,7 +133,7 @@ class Schedule:
 
     def to_json(self) -> str:
         """The text of `schedule.json`: sorted keys, so that equal schedules are equal bytes."""
-        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
+        return to_json(dataclasses.asdict(self), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, *, source: str = "schedule") -> "Schedule":
@@ -224,6 +225,10 @@ def _validate(schedule: Schedule) -> None:
     ):
         if not isinstance(getattr(schedule, name), kind):
             raise InputError(f"{name}: expected {said}, found {getattr(schedule, name)!r}")
+    try:
+        to_json(schedule.provenance)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"provenance: expected what JSON can hold ({error})") from None
     _check_choice("positions", schedule.positions)
     stages: list[tuple[str, VisionStage | Drop]] = [("vision", schedule.vision)] if schedule.vision else []
     stages += [(f"drops[{i}]", drop) for i, drop in enumerate(schedule.drops)]

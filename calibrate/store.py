@@ -1,16 +1,17 @@
 """Results on disk under a key of their inputs, so that an interrupted search goes on where it stopped."""
 
 import hashlib
-import json
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from vitcop.calibrate.strict_json import from_json, to_json
+
 
 def key_of(*parts: Any) -> str:
     """A short hash of JSON values: equal inputs, equal key."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+    return hashlib.sha256(to_json(parts).encode()).hexdigest()[:32]
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -39,11 +40,11 @@ class Store:
         if self.folder is None:
             return None
         try:
-            return json.loads((self.folder / f"{key}.json").read_text(encoding="utf-8"))
+            return from_json((self.folder / f"{key}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
 
     def put(self, key: str, value: Any) -> None:
-        """Keep a value."""
+        """Keep a value, of which every number is finite."""
         if self.folder is not None:
-            write_atomically(self.folder / f"{key}.json", json.dumps(value, sort_keys=True).encode())
+            write_atomically(self.folder / f"{key}.json", to_json(value).encode())

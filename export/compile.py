@@ -8,9 +8,11 @@ import onnx_ir as ir
 import torch
 
 from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.loading import load_processor
+from vitcop.calibrate.families import family_of
+from vitcop.calibrate.loading import load_config, load_processor
 from vitcop.calibrate.progress import NoProgress, Progress
 from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.schedule_check import check_schedule
 from vitcop.export.bundle import architecture_of, copy_processor_files, write_bundle, writing_bundle
 from vitcop.export.bundle.counts import least_visual_count, whole_counts
 from vitcop.export.bundle.hashing import hash_in_background
@@ -38,6 +40,7 @@ def export_bundle(
     copy_weights: bool = False,
     captures: Captures | None = None,
     progress: Progress | None = None,
+    source: str = "the schedule",
 ) -> Path:
     """Write the bundle of a model under a schedule; returns its path.
 
@@ -47,14 +50,20 @@ def export_bundle(
         out: the bundle's folder. It appears whole or not at all.
         copy_weights: put the weights into the bundle instead of referring to the model folder.
         captures: of earlier exports of this very model, so that its graphs are not captured again.
+        source: what messages call the schedule, such as its file.
 
     Raises InputError where model, schedule or output folder cannot be used.
     """
     progress = progress or NoProgress()
     checkpoint = Checkpoint.open(model_dir)
+    check_schedule(schedule, checkpoint, family_of(load_config(checkpoint.path)), source=source)
+    if schedule.positions != "original":
+        raise InputError(
+            f"positions {schedule.positions!r} exist for comparison in PyTorch only; export a schedule with positions "
+            "'original'"
+        )
     load_processor(checkpoint.path)  # a bundle whose prompts cannot be prepared would be found out too late
     skeleton = load_skeleton(checkpoint) if captures is None else captures.skeleton(checkpoint)
-    check_schedule(schedule, checkpoint, skeleton)
     graphs = _graphs(skeleton, schedule, captures)
     # A 7B model takes minutes to trace, on one core, and most of a minute to hash. Copied weights are hashed as copies.
     hashing = hash_in_background(() if copy_weights else [checkpoint.path / name for name in checkpoint.shards])
@@ -91,25 +100,6 @@ def export_bundle(
             provenance={"graphs_decomposed_by_torch_onnx": long_way},
         )
     return Path(out)
-
-
-def check_schedule(schedule: Schedule, checkpoint: Checkpoint, skeleton: Skeleton) -> None:
-    """Raises InputError where schedule and model do not belong together, or ask for what an engine cannot do."""
-    layers = skeleton.family.num_layers
-    if schedule.num_layers != layers:
-        raise InputError(
-            f"the schedule is for {schedule.num_layers} layers, {checkpoint.path} has {layers}: calibrate this model"
-        )
-    if schedule.config_hash and schedule.config_hash != checkpoint.config_hash:
-        raise InputError(
-            f"the schedule is for model {schedule.model_id!r} (config {schedule.config_hash[:12]}), {checkpoint.path} "
-            f"has config {checkpoint.config_hash[:12]}: calibrate for this model"
-        )
-    skeleton.family.check_scores(schedule)
-    if schedule.positions != "original":
-        raise InputError(
-            "positions 'reindexed' exist for comparison in PyTorch only; export a schedule with positions 'original'"
-        )
 
 
 def _graphs(skeleton: Skeleton, schedule: Schedule, captures: Captures | None) -> dict[str, Callable[[], TokenGraph]]:

@@ -46,6 +46,7 @@ def check_recipe(recipe: Recipe, digests: Digests) -> Checked:
     from vitcop.calibrate.checkpoint import Checkpoint
     from vitcop.calibrate.latency import CostTable
     from vitcop.calibrate.samples import load_samples, samples_digest
+    from vitcop.calibrate.schedule_check import check_schedule
     from vitcop.export.runtimes import open_target
 
     checkpoint = Checkpoint.open(recipe.model)
@@ -53,7 +54,8 @@ def check_recipe(recipe: Recipe, digests: Digests) -> Checked:
     if check_target is not None:
         check_target(recipe.target_options, copied_weights=recipe.export.copy_weights)
     if recipe.calibrate.schedule is not None:
-        load_schedule(recipe.calibrate.schedule, checkpoint)
+        schedule = load_schedule(recipe.calibrate.schedule, checkpoint)
+        check_schedule(schedule, checkpoint, family_in(checkpoint.path), source=str(recipe.calibrate.schedule))
     limits = {
         "calibration": recipe.calibrate.calibration_limit,
         "selection": recipe.calibrate.selection_limit,
@@ -62,7 +64,7 @@ def check_recipe(recipe: Recipe, digests: Digests) -> Checked:
     files = {name: getattr(recipe.data, name) for name in SPLITS}
     splits = {name: load_samples(file, limit=limits[name]) for name, file in files.items() if file is not None}
     refuse_shared_samples(splits)
-    schedule, baseline = recipe.calibrate.schedule, recipe.verify.baseline
+    source, baseline = recipe.calibrate.schedule, recipe.verify.baseline
     if baseline is not None and not baseline.is_file():
         raise InputError(f"{baseline}: no such baseline (an earlier verify.json)")
     cost = recipe.calibrate.cost
@@ -75,7 +77,7 @@ def check_recipe(recipe: Recipe, digests: Digests) -> Checked:
         num_samples={name: len(samples) for name, samples in splits.items()},
         weight_bytes=sum((checkpoint.path / shard).stat().st_size for shard in checkpoint.shards),
         model_digest=digest_of({path.name: digests.file(path) for path in model_files}),
-        schedule_digest=digests.file(schedule) if isinstance(schedule, Path) else None,
+        schedule_digest=digests.file(source) if isinstance(source, Path) else None,
         cost_digest=digests.file(cost) if cost is not None else None,
         baseline_digest=digests.file(baseline) if baseline is not None else None,
     )
@@ -94,10 +96,11 @@ def refuse_shared_samples(splits: "dict[str, list[Sample]]") -> None:
 
 
 def load_schedule(source: str | Path, checkpoint: "Checkpoint") -> "Schedule":
-    """A schedule from a file or a preset name, checked against the model. In the vision tower a preset ranks by the
+    """A schedule from a file, or that of a preset name for the model. In the vision tower a preset ranks by the
     attention of the class token, or of the mean query where there is none.
 
-    Raises InputError where it was made for another model or another number of layers.
+    Whether a file's schedule belongs to the model is not checked here (`schedule_check.check_schedule`). Raises
+    InputError where there is no such file or preset, or the model is too shallow for the preset.
     """
     from vitcop.calibrate.schedule import Schedule
 
@@ -112,24 +115,7 @@ def load_schedule(source: str | Path, checkpoint: "Checkpoint") -> "Schedule":
         )
     if not Path(source).is_file():
         raise InputError(f"{source}: no such schedule file, and not a preset ({', '.join(PRESETS)})")
-    schedule = Schedule.load(Path(source))
-    check_schedule(schedule, checkpoint, source=str(source))
-    return schedule
-
-
-def check_schedule(schedule: "Schedule", checkpoint: "Checkpoint", *, source: str) -> None:
-    """Raises InputError where a schedule does not belong to a model; says both sides."""
-    num_layers, _ = model_shape(checkpoint)
-    if schedule.num_layers != num_layers:
-        raise InputError(
-            f"{source}: this schedule is for {schedule.num_layers} layers, but {checkpoint.path} has {num_layers}"
-        )
-    if schedule.config_hash and schedule.config_hash != checkpoint.config_hash:
-        raise InputError(
-            f"{source}: this schedule was made for model {schedule.model_id or 'unnamed'} "
-            f"(config {schedule.config_hash[:12]}), but {checkpoint.path} is {checkpoint.model_id} "
-            f"(config {checkpoint.config_hash[:12]}); calibrate again"
-        )
+    return Schedule.load(Path(source))
 
 
 def model_shape(checkpoint: "Checkpoint") -> tuple[int, int]:

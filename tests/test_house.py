@@ -78,6 +78,31 @@ def test_listed_packages_are_the_folders() -> None:
 
 
 @pytest.mark.parametrize("package", FLOORS)
+def test_attributes_are_born_in_init(package: str) -> None:
+    """An attribute that another method brings makes an object that is not whole until that method has run."""
+    for path in _sources(package):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                methods = [item for item in node.body if isinstance(item, ast.FunctionDef)]
+                fields = {item.target.id for item in node.body if isinstance(item, ast.AnnAssign)}
+                fields |= {name.id for item in node.body if isinstance(item, ast.Assign) for name in item.targets}
+                fields |= {name for method in methods if method.name == "__init__" for name in _set_on_self(method)}
+                later = {name: method.name for method in methods for name in _set_on_self(method) - fields}
+                assert not later, f"{path}: {node.name} gets attributes outside __init__: {later}"
+
+
+def _set_on_self(method: ast.FunctionDef) -> set[str]:
+    return {
+        node.attr
+        for node in ast.walk(method)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "self"
+    }
+
+
+@pytest.mark.parametrize("package", FLOORS)
 def test_bare_names_are_refused(package: str) -> None:
     done = subprocess.run([sys.executable, "-c", f"import {package}"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0

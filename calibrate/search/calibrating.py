@@ -203,9 +203,9 @@ class _Search:
         if rows and len(self.overflowed) == len(rows):
             raise self._all_overflow()
         self.planning.learn(rows)
-        self.original = self.measuring.original(SELECTION)
-        tried = self._search(constraint)
-        chosen, finalists, broken = self._choose(tried, constraint)
+        original = self.measuring.original(SELECTION)
+        tried, losses = self._search(constraint)
+        chosen, finalists, broken = self._choose(tried, constraint, original)
         wanted = constraint.value if constraint.kind == "budget" else chosen.schedule.budget(self.planning.num_visual)
         curve = Curve(
             self.planning,
@@ -224,8 +224,8 @@ class _Search:
                 observation=observation,
                 rows=rows,
                 tried=tried,
-                losses=self.losses,
-                original=self.original,
+                losses=losses,
+                original=original,
                 chosen=chosen,
                 methods=[*finalists, *others],
                 violations=broken,
@@ -262,14 +262,14 @@ class _Search:
 
     # -- the search ---------------------------------------------------------------------------------------------------
 
-    def _search(self, constraint: Constraint) -> list[Tried]:
-        """The starts and what the refinement made of them, in the order in which they were tried."""
+    def _search(self, constraint: Constraint) -> tuple[list[Tried], dict[Schedule, Losses]]:
+        """(the starts and what the refinement made of them, in the order in which they were tried; their losses)."""
         starts = self.planning.starts(constraint, self.settings.programme_sets)
-        self.losses: dict[Schedule, Losses] = {}
+        losses: dict[Schedule, Losses] = {}
 
         def evaluate(schedules: Sequence[Schedule]) -> list[float]:
-            self.losses |= zip(schedules, self.measuring.losses(CALIBRATION, schedules), strict=True)
-            return [_kl(self.losses[schedule]) for schedule in schedules]
+            losses.update(zip(schedules, self.measuring.losses(CALIBRATION, schedules), strict=True))
+            return [_kl(losses[schedule]) for schedule in schedules]
 
         tried = refine(
             starts,
@@ -288,10 +288,10 @@ class _Search:
             value=self.planning.value(constraint),
         )
         self.overflowed |= {named(item.choices) for item in tried if not math.isfinite(item.loss)}
-        return tried
+        return tried, losses
 
     def _choose(
-        self, tried: Sequence[Tried], constraint: Constraint
+        self, tried: Sequence[Tried], constraint: Constraint, original: Losses
     ) -> tuple[Method, list[Method], dict[str, list[str]]]:
         """(the chosen one, all finalists best first, broken limits by name)."""
         best = sorted(
@@ -316,7 +316,7 @@ class _Search:
         order = sorted(
             finite, key=lambda method: (value(method.choices, method.losses.estimates()["kl"].mean), method.name)
         )
-        broken = {method.name: found for method in order if (found := self._broken(method.losses))}
+        broken = {method.name: found for method in order if (found := self._broken(method.losses, original))}
         kept = [method for method in order if method.name not in broken]
         if not kept:
             raise InputError(
@@ -331,13 +331,13 @@ class _Search:
             f"{min(self.overflowed)}): the model overflows; try bfloat16 or float32"
         )
 
-    def _broken(self, losses: Losses) -> list[str]:
+    def _broken(self, losses: Losses, original: Losses) -> list[str]:
         if not self.limits:
             return []
         samples = self.samples[SELECTION]
         found = violations(
             {measure: losses.by_id(measure) for measure in ("score", "kl")},
-            {measure: self.original.by_id(measure) for measure in ("score", "kl")},
+            {measure: original.by_id(measure) for measure in ("score", "kl")},
             self.limits,
             subsets={sample.id: sample.subset for sample in samples},
             clusters=clusters_by_id(samples),

@@ -9,7 +9,6 @@ seen every sample. Nothing is drawn: equal inputs give equal tables.
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from vitcop.calibrate.choices import AT_INPUT, Choice, Rule, schedule_of
 from vitcop.calibrate.intervals import standard_error
 from vitcop.calibrate.losses import Estimate
+from vitcop.calibrate.strict_json import from_json, plain, to_json
 from vitcop.plugins.errors import InputError
 from vitcop.plugins.spec import Fraction
 
@@ -76,8 +76,7 @@ class SensitivityTable:
                     "machines compute differently: measure one of them again"
                 )
         # As it comes back from a file, where tuples are lists.
-        plain = json.loads(json.dumps(dict(run), sort_keys=True, allow_nan=False))
-        return cls(run=plain, rows=tuple(sorted(by_choice.values(), key=row_order)))
+        return cls(run=plain(dict(run)), rows=tuple(sorted(by_choice.values(), key=row_order)))
 
     @classmethod
     def joined(cls, tables: Sequence["SensitivityTable"], *, source: str = "sensitivity") -> "SensitivityTable":
@@ -113,23 +112,23 @@ class SensitivityTable:
         return tuple(row for row in self.rows if row.survived)
 
     def to_json(self) -> str:
-        """Equal tables are equal bytes. A loss that is not finite becomes null."""
+        """Equal tables are equal bytes."""
         rows = [
             {
                 "choice": dataclasses.asdict(row.choice),
-                "losses": {name: _told(values) for name, values in dataclasses.asdict(row.losses).items()},
+                "losses": row.losses.to_json(),
                 "survived": row.survived,
             }
             for row in self.rows
         ]
         data = {"schema_version": SCHEMA_VERSION, "run": self.run, "rows": rows}
-        return json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n"
+        return to_json(data, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str, *, source: str = "sensitivity") -> "SensitivityTable":
         """Parse what `to_json` wrote. Raises InputError that names `source`."""
         try:
-            data = json.loads(text)
+            data = from_json(text)
             if data["schema_version"] != SCHEMA_VERSION:
                 raise InputError(
                     f"{source}: schema_version {data['schema_version']!r} is not known here (this vitcop reads "
@@ -222,16 +221,13 @@ def _image(sample: Any) -> Hashable:
     return sample.picture_digests or sample.id
 
 
-def _told(values: Sequence[Any]) -> list[Any]:
-    return [None if isinstance(value, float) and not math.isfinite(value) else value for value in values]
-
-
 def _row(data: dict[str, Any]) -> Row:
-    from vitcop.calibrate.evaluation import Losses
+    from vitcop.calibrate.evaluation import LOSSES, Losses
 
-    losses = {name: tuple(values) for name, values in data["losses"].items()}
-    losses["kl"] = tuple(math.inf if value is None else float(value) for value in losses["kl"])
-    if len({len(values) for values in losses.values()}) != 1 or type(data["survived"]) is not bool:
+    losses = Losses.from_json(data["losses"])
+    if losses is None:
+        raise ValueError("a row without losses")
+    if len({len(getattr(losses, name)) for name in LOSSES}) != 1 or type(data["survived"]) is not bool:
         raise ValueError("a row of columns of different lengths, or without 'survived'")
     choice = data["choice"]
     if not (
@@ -240,6 +236,6 @@ def _row(data: dict[str, Any]) -> Row:
         raise ValueError(f"no choice: layer {choice['layer']!r}, keep {choice['keep']!r}")
     return Row(
         choice=Choice(layer=choice["layer"], keep=choice["keep"], rule=Rule(**choice["rule"])),
-        losses=Losses(**losses),
+        losses=losses,
         survived=data["survived"],
     )

@@ -1,18 +1,18 @@
 """Units of work and their results on disk: what has finished is not performed again, whoever performed it. No torch."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vitcop.calibrate.progress import NoProgress, Progress
 from vitcop.calibrate.store import Store, key_of
+from vitcop.calibrate.strict_json import plain
 from vitcop.calibrate.work.executors.base import Executor, Json, Performer
 
 
 def unit(kind: str, base: Any, **content: Any) -> Json:
     """A unit: its kind, its content, and a key of both and of `base`, all else that its result depends on; JSON."""
-    plain = json.loads(json.dumps(content))
-    return {"kind": kind, **plain, "key": key_of(base, kind, plain)}
+    content = plain(content)
+    return {"kind": kind, **content, "key": key_of(base, kind, content)}
 
 
 def stored_as(key: str) -> str:

@@ -4,7 +4,6 @@ Each machine performs the units of its shard and writes a partial table; joined,
 have found. Joining is associative, commutative and idempotent, so any order, and any table twice, gives the same.
 """
 
-import json
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import reduce
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vitcop.calibrate.store import write_atomically
+from vitcop.calibrate.strict_json import from_json, to_json
 from vitcop.plugins.errors import InputError
 
 SCHEMA_VERSION = 1
@@ -82,7 +82,7 @@ class PartialTable:
                 "tables of one run only"
             )
         for key in sorted(self.results.keys() & other.results.keys()):
-            if _text(self.results[key]) != _text(other.results[key]):
+            if to_json(self.results[key]) != to_json(other.results[key]):
                 raise InputError(
                     f"{names} have different results for unit {key}; machines that share a run must compute alike (one "
                     "kind of processor, one release of each package)"
@@ -125,7 +125,7 @@ class PartialTable:
             "shards": list(map(str, self.shards)),
             "results": self.results,
         }
-        return json.dumps(data, indent=1, sort_keys=True) + "\n"
+        return to_json(data, indent=1) + "\n"
 
     def save(self, path: Path) -> None:
         """Write it whole or not at all."""
@@ -135,7 +135,7 @@ class PartialTable:
     def from_json(cls, text: str, *, source: str = "partial table") -> "PartialTable":
         """What `to_json` wrote. Raises InputError that names `source`."""
         try:
-            data = json.loads(text)
+            data = from_json(text)
             if data["schema_version"] != SCHEMA_VERSION:
                 raise InputError(
                     f"{source}: schema_version {data['schema_version']!r} is not known here (this vitcop reads "
@@ -194,16 +194,12 @@ def _differences(mine: Any, theirs: Any, name: str = "") -> Iterator[tuple[str, 
         for key in sorted({*mine, *theirs}):
             inner = f"{name}.{key}" if name else key
             yield from _differences(mine.get(key, _NOTHING), theirs.get(key, _NOTHING), inner)
-    elif _text(mine) != _text(theirs):
+    elif to_json(mine) != to_json(theirs):
         yield name, _short(mine), _short(theirs)
-
-
-def _text(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
 
 
 def _short(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"a list of {len(value)}"
-    text = value if value == _NOTHING else _text(value)
+    text = value if value == _NOTHING else to_json(value)
     return text if len(text) <= 60 else text[:57] + "…"

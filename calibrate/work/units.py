@@ -28,6 +28,7 @@ from vitcop.calibrate.samples import Sample, digested
 from vitcop.calibrate.schedule import Schedule
 from vitcop.calibrate.search.sensitivity import Row, measure_cell
 from vitcop.calibrate.store import Store
+from vitcop.calibrate.strict_json import to_json
 from vitcop.calibrate.versions import versions
 from vitcop.calibrate.work.executors.base import Json
 from vitcop.calibrate.work.performing import StoredPerformer, unit
@@ -160,7 +161,7 @@ class CalibrationPerformer:
         }
 
     def losses(self, unit: Json) -> Json:
-        schedule = Schedule.from_json(json.dumps(unit["schedule"]), source=f"unit {unit['key']}")
+        schedule = Schedule.from_json(to_json(unit["schedule"]), source=f"unit {unit['key']}")
         return self.evaluator.measure(schedule, self.part(unit["part"]), answers=unit["answers"]).to_json()
 
     def rival(self, unit: Json) -> Json:

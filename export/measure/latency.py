@@ -18,6 +18,7 @@ from vitcop.calibrate.prompt import PromptBatch
 from vitcop.calibrate.runner import Runner
 from vitcop.export.bundle import Bundle
 from vitcop.export.measure.machine import machine_facts, peak_memory_bytes
+from vitcop.export.measure.rungs import engine_dtype, open_original
 from vitcop.export.runtimes import open_target
 from vitcop.plugins.errors import InputError
 
@@ -47,8 +48,8 @@ class Bench:
     Args:
         bundle: which bundle, target and budget.
         batch: rows, prompt tokens, visual tokens, new tokens.
-        rungs: for each rung its seconds by part, KV bytes and lengths after the prefill, and peak memory of the
-            process after it first ran.
+        rungs: for each rung the float type that it computed in, its seconds by part, KV bytes and lengths after the
+            prefill, and peak memory of the process after it first ran. PyTorch computes in the engine's type.
         ratios: for each other rung and part, its time divided by the engine's (above 1: the engine is faster); for
             torch_original without vision and prefill, which its forward does not tell apart.
         machine: what it ran on.
@@ -121,12 +122,16 @@ def bench(
     engine = open_target(target)
     batch = one_batch(bundle, samples, batch_size)
     rungs: dict[str, Runner] = {ENGINE: engine.runner(bundle, options)}
+    dtypes = {ENGINE: engine_dtype(rungs[ENGINE], bundle)}
     shares: dict[str, dict[str, float | None]] = {ENGINE: engine.selector_shares(bundle, batch, options)}
     if unpruned is not None:
         rungs[UNPRUNED] = engine.runner(unpruned, options)
+        dtypes[UNPRUNED] = engine_dtype(rungs[UNPRUNED], unpruned)
         shares[UNPRUNED] = engine.selector_shares(unpruned, batch, options)
     if compare_torch:
-        rungs |= _torch_runners(bundle, model_dir, device, attn)
+        in_torch = _torch_runners(bundle, model_dir, device, dtypes[ENGINE], attn)
+        rungs |= in_torch
+        dtypes |= dict.fromkeys(in_torch, dtypes[ENGINE])
     progress = progress or NoProgress()
     progress.start((warmup + repeats) * len(rungs), "bench")
     times: dict[str, dict[str, list[float]]] = {name: {part: [] for part in PARTS} for name in rungs}
@@ -160,7 +165,10 @@ def bench(
             "visual_tokens": batch.num_visual,
             "new_tokens": max_new_tokens,
         },
-        rungs={name: {**facts[name], "seconds": _seconds(times[name], shares.get(name))} for name in rungs},
+        rungs={
+            name: {**facts[name], "dtype": dtypes[name], "seconds": _seconds(times[name], shares.get(name))}
+            for name in rungs
+        },
         ratios={
             name: {
                 part: median(other / own for other, own in zip(times[name][part], times[ENGINE][part], strict=True))
@@ -185,6 +193,7 @@ def bench(
             "operations; those two are shown without it, their ratios with it",
             "torch_original runs its vision tower inside its forward: its vision time is part of its prefill",
             "process_peak_bytes is of the whole process, all rungs loaded so far included",
+            *_dtype_notes(dtypes, device),
         ),
     )
 
@@ -227,13 +236,25 @@ def one_batch(bundle: Bundle, samples: "Sequence[Sample]", batch_size: int) -> P
     return batch
 
 
-def _torch_runners(bundle: Bundle, model_dir: Path | None, device: str, attn: str) -> dict[str, Runner]:
+def _dtype_notes(dtypes: Mapping[str, str], device: str) -> list[str]:
+    """What the float types of the rungs mean for their times."""
+    notes, own = [], dtypes[ENGINE]
+    if (other := dtypes.get(UNPRUNED, own)) != own:
+        notes.append(f"{UNPRUNED} computes in {other} and {ENGINE} in {own}: their ratios are of both differences")
+    if TORCH_PRUNED in dtypes and own != "float32" and device.split(":")[0] == "cpu":
+        notes.append(
+            f"{TORCH_PRUNED} and {TORCH_ORIGINAL} computed in {own} on the CPU, for which PyTorch has few fast kernels "
+            "there: their times say nothing about a GPU"
+        )
+    return notes
+
+
+def _torch_runners(bundle: Bundle, model_dir: Path | None, device: str, dtype: str, attn: str) -> dict[str, Runner]:
     from vitcop.calibrate.loading import load_model
     from vitcop.calibrate.scheduled import OriginalRunner, ScheduledRunner
-    from vitcop.export.measure.rungs import open_original
 
     checkpoint = open_original(bundle, model_dir)
-    model, _, family = load_model(checkpoint, device=device, dtype=bundle.manifest.architecture.dtype, attn=attn)
+    model, _, family = load_model(checkpoint, device=device, dtype=dtype, attn=attn)
     return {
         TORCH_PRUNED: ScheduledRunner(model, family, bundle.schedule, name=TORCH_PRUNED),
         TORCH_ORIGINAL: OriginalRunner(model, family),

@@ -7,6 +7,7 @@ import click
 from vitcop.pipeline.commands.options import (
     PATH,
     attention_option,
+    batch_size_option,
     engine_options,
     json_option,
     out_option,
@@ -26,7 +27,7 @@ from vitcop.plugins.errors import InputError
     "--unpruned", type=PATH, metavar="BUNDLE", help="A bundle of the same model without dropping, to compare with."
 )
 @click.option("--compare-torch/--no-compare-torch", default=True, show_default=True, help="Also time PyTorch.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True, help="Prompts of one batch.")
+@batch_size_option(1)
 @click.option(
     "--max-new-tokens",
     type=click.IntRange(min=1),

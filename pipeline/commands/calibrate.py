@@ -6,9 +6,11 @@ import click
 
 from vitcop.pipeline.commands.options import (
     PATH,
-    attention_option,
+    batch_size_option,
     executor_options,
     json_option,
+    metric_option,
+    model_options,
     out_option,
     shard_options,
 )
@@ -38,7 +40,9 @@ from vitcop.plugins.errors import InputError
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of everything random.")
 @click.option("--limit", type=click.IntRange(min=1), help="Use only the first so many samples of each file.")
 @click.option("--skip-bad", is_flag=True, help="Leave out samples that cannot be read or answered, and name them.")
-@attention_option
+@metric_option
+@batch_size_option(16)
+@model_options
 @executor_options
 @shard_options
 @out_option("Folder for schedule.json and calibration.json.")
@@ -57,6 +61,10 @@ def command(
     seed: int,
     limit: int | None,
     skip_bad: bool,
+    metric: str,
+    batch_size: int,
+    device: str,
+    dtype: str,
     attn: str,
     executor: str,
     workers: int | None,
@@ -84,7 +92,7 @@ def command(
         cost=cost,
         subset_limits=_limits(subset_limit),
         seed=seed,
-        settings={"attn": attn},
+        settings={"metric": metric, "batch_size": batch_size, "device": device, "dtype": dtype, "attn": attn},
         calibration_limit=limit,
         selection_limit=limit,
         skip_bad=skip_bad,

@@ -34,6 +34,34 @@ def target_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--target", default="onnxruntime", show_default=True, help="The runtime.")(function)
 
 
+def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--device, --dtype and --attn: where and how the PyTorch model runs."""
+    function = attention_option(function)
+    function = click.option(
+        "--dtype", metavar="fp32|fp16|bf16", default="fp32", show_default=True, help="Float type of the PyTorch model."
+    )(function)
+    return click.option(
+        "--device", metavar="cpu|cuda", default="cpu", show_default=True, help="Where the PyTorch model runs."
+    )(function)
+
+
+def batch_size_option(default: int) -> Decorator:
+    """--batch-size."""
+    return click.option(
+        "--batch-size", type=click.IntRange(min=1), default=default, show_default=True, help="Prompts of one batch."
+    )
+
+
+def metric_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--metric."""
+    return click.option(
+        "--metric",
+        default="exact_match",
+        show_default=True,
+        help="Task score: exact_match, vqa_accuracy, anls, multiple_choice.",
+    )(function)
+
+
 def attention_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """--attn."""
     return click.option(

@@ -5,8 +5,10 @@ import click
 from vitcop.pipeline.commands.options import (
     PATH,
     attention_option,
+    batch_size_option,
     engine_options,
     json_option,
+    metric_option,
     out_option,
     target_options,
 )
@@ -21,7 +23,7 @@ from vitcop.pipeline.commands.options import (
     "--model", type=PATH, metavar="MODEL_DIR", help="The checkpoint; the one that the bundle names where left out."
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Use only the first so many samples.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Prompts of one batch.")
+@batch_size_option(8)
 @click.option(
     "--max-new-tokens", type=click.IntRange(min=1), default=16, show_default=True, help="Longest answer, in tokens."
 )
@@ -32,12 +34,7 @@ from vitcop.pipeline.commands.options import (
     metavar="NAME=LIMIT",
     help="A limit that differs from its default, or off; may be repeated.",
 )
-@click.option(
-    "--metric",
-    default="exact_match",
-    show_default=True,
-    help="Task score: exact_match, vqa_accuracy, anls, multiple_choice.",
-)
+@metric_option
 @click.option(
     "--controls/--no-controls",
     default=True,

@@ -60,10 +60,18 @@ def bench_settings(bench: Json) -> str:
     """What was timed, and how."""
     batch, settings = bench["batch"], bench["settings"]
     return (
-        f"Target {bench['bundle']['target']}, batch {batch['rows']}, {batch['prompt_tokens']} prompt tokens of which "
-        f"{batch['visual_tokens']} visual, {batch['new_tokens']} decoded; median of {settings['repeats']} runs after "
-        f"{settings['warmup']} for warming up, quartiles below it"
+        f"Target {bench['bundle']['target']}, {_dtypes(bench)}, batch {batch['rows']}, {batch['prompt_tokens']} prompt "
+        f"tokens of which {batch['visual_tokens']} visual, {batch['new_tokens']} decoded; median of "
+        f"{settings['repeats']} runs after {settings['warmup']} for warming up, quartiles below it"
     )
+
+
+def _dtypes(bench: Json) -> str:
+    """The float type that everything computed in, or that of each rung; files of earlier releases do not tell it."""
+    found = {BENCH_RUNGS[rung]: timed.get("dtype", "float type not recorded") for rung, timed in bench["rungs"].items()}
+    if len(set(found.values())) == 1:
+        return next(iter(found.values()))
+    return "; ".join(f"{label}: {dtype}" for label, dtype in found.items())
 
 
 def bench_notes(bench: Json) -> tuple[str, ...]:

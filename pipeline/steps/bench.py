@@ -38,7 +38,7 @@ def bench(
         target, options: the runtime and its options.
         model: folder of the checkpoint; the one that the bundle names where None.
         unpruned: a bundle of the same model without dropping, to compare with.
-        compare_torch: also time PyTorch, original and pruned.
+        compare_torch: also time PyTorch, original and pruned, in the float type of the engine.
         device: where PyTorch runs.
         attn: attention of the PyTorch model: "sdpa", "eager" or "flash_attention_2".
         out: where bench.json is written, if anywhere.
@@ -81,13 +81,14 @@ def bench(
 
 
 def bench_table(found: "Bench") -> str:
-    """Median milliseconds of each part as lines of text, and how much slower than the engine each other rung is."""
+    """Median milliseconds of each part as lines of text, how much slower than the engine each other rung is, and in
+    which float type it computed."""
     parts = ("vision", "prefill", "decode_per_token", "selector", "total")
-    rows = [("ms (median)", *(part.replace("_", " ") for part in parts), "total / engine")]
+    rows = [("ms (median)", *(part.replace("_", " ") for part in parts), "total / engine", "dtype")]
     for name, rung in found.rungs.items():
         times = [rung["seconds"].get(part) for part in parts]
         ratio = found.ratios.get(name, {}).get("total")
         # A rung that cannot tell a part (the original's vision tower runs inside its forward) has no time for it.
         cells = [f"{1000 * time['median']:.2f}" if time and time["median"] else "–" for time in times]
-        rows.append((name.replace("_", " "), *cells, f"{ratio:.2f}×" if ratio else ""))
+        rows.append((name.replace("_", " "), *cells, f"{ratio:.2f}×" if ratio else "", rung["dtype"]))
     return "\n".join([*table(rows), *found.notes])

@@ -161,26 +161,30 @@ def open_search(
         subset_limits: greatest loss of task score (a share of 1) by subset.
         skip_bad: leave out samples that cannot be read, or that the original cannot answer, and name them.
 
-    Raises InputError for a wrong model, sample, constraint or setting.
+    Raises InputError for a wrong model, sample, constraint or setting, MissingError where this machine lacks what the
+    settings ask for.
     """
     from vitcop.calibrate.checkpoint import Checkpoint
     from vitcop.calibrate.latency import CostTable
+    from vitcop.calibrate.loading import check_placement
     from vitcop.calibrate.subset_limits import SubsetLimit
 
-    constraint = _constraint(budget, limits_to or {})
+    constraint, chosen, workers = _constraint(budget, limits_to or {}), search_settings(settings), workers or Workers()
     checkpoint = Checkpoint.open(model)
+    if workers.executor == "local":  # Ray's workers may have what this machine lacks.
+        check_placement(chosen.device, chosen.dtype, chosen.attn)
     return Search(
         checkpoint=checkpoint,
         calibration_samples=_samples(calibration, calibration_limit, skip_bad, console),
         selection_samples=_samples(selection, selection_limit, skip_bad, console),
         constraint=constraint,
         seed=seed,
-        settings=search_settings(settings),
+        settings=chosen,
         cost_table=None if cost is None else CostTable.load(cost),
         limits=tuple(
             SubsetLimit(subset=subset, max_drop=most) for subset, most in sorted((subset_limits or {}).items())
         ),
-        workers=workers or Workers(),
+        workers=workers,
         skip_bad=skip_bad,
     )
 
@@ -232,7 +236,7 @@ def calibrate(
         search: budget and everything else that `open_search` takes.
 
     Returns the schedule, or the file of the shard. Raises InputError for anything wrong with model, samples,
-    constraint, settings or `out`.
+    constraint, settings or `out`, MissingError where this machine lacks what the settings ask for.
     """
     console = console or Console(quiet=True)
     if shard is not None and (out is None or merged):

@@ -34,7 +34,9 @@ def export(
     from vitcop.export.compile import export_bundle
 
     with console.progress() as progress:
-        return Path(export_bundle(Path(model), chosen, Path(out), copy_weights=copy_weights, progress=progress))
+        return export_bundle(
+            Path(model), chosen, Path(out), copy_weights=copy_weights, progress=progress, source=str(schedule)
+        )
 
 
 def check_destination(out: Path) -> None:

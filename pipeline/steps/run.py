@@ -78,7 +78,7 @@ def run(
             console.note(f"removed what an interrupted run left: {', '.join(leftovers)}")
         steps = []
         for stage in stages:
-            steps.append(_advance(stage, recipe, checked, workspace, digests, console))
+            steps.append(_advance(stage, recipe, checked, workspace, digests, stages, console))
             digests.save()
         return RunResult(out=workspace.out, steps=tuple(steps), passed=read_verdict(workspace.out / "verify.json"))
 
@@ -96,7 +96,7 @@ def _plan(
         if fresh is not None:
             reason: str | None = f"{fresh} is made again by {remade[fresh]}"
         else:
-            reason = _why(stage, recipe, checked, workspace, digests)
+            reason = _why(stage, recipe, checked, workspace, digests, stages)
         if reason is not None:
             remade |= {output.path: stage.name for output in stage.outputs}
         steps.append(Step(stage=stage.name, action="run" if reason else "reuse", reason=reason or "nothing changed"))
@@ -104,7 +104,13 @@ def _plan(
 
 
 def _advance(
-    stage: Stage, recipe: Recipe, checked: Checked, workspace: Workspace, digests: Digests, console: Console
+    stage: Stage,
+    recipe: Recipe,
+    checked: Checked,
+    workspace: Workspace,
+    digests: Digests,
+    stages: tuple[Stage, ...],
+    console: Console,
 ) -> Step:
     """Reuse or run one stage."""
     out, record_path = workspace.out, _record_path(workspace, stage)
@@ -114,13 +120,13 @@ def _advance(
             discard(out / output.path)
         console.note(f"{stage.name}: left out by the recipe")
         return Step(stage=stage.name, action="skip", reason="left out by the recipe")
-    reason = _why(stage, recipe, checked, workspace, digests)
+    reason = _why(stage, recipe, checked, workspace, digests, stages)
     if reason is None:
         console.note(f"{stage.name}: reused, nothing changed")
         return Step(stage=stage.name, action="reuse", reason="nothing changed")
     console.note(f"{stage.name}: running ({reason})")
     started = time.monotonic()
-    ingredients = _ingredients(stage, recipe, checked, workspace, digests)
+    ingredients = _ingredients(stage, recipe, checked, workspace, digests, stages)
     in_place = {output.path for output in stage.outputs if output.in_place}
     made = [output for output in stage.outputs if not output.in_place]
 
@@ -147,14 +153,20 @@ def _advance(
     return Step(stage=stage.name, action="run", reason=reason, seconds=round(seconds, 3))
 
 
-def _why(stage: Stage, recipe: Recipe, checked: Checked, workspace: Workspace, digests: Digests) -> str | None:
+def _why(
+    stage: Stage, recipe: Recipe, checked: Checked, workspace: Workspace, digests: Digests, stages: tuple[Stage, ...]
+) -> str | None:
     record = Record.load(_record_path(workspace, stage))
-    ingredients = _ingredients(stage, recipe, checked, workspace, digests)
+    ingredients = _ingredients(stage, recipe, checked, workspace, digests, stages)
     return why_stale(record, ingredients, _outputs(stage, workspace, digests))
 
 
-def _ingredients(stage: Stage, recipe: Recipe, checked: Checked, workspace: Workspace, digests: Digests) -> Ingredients:
-    found = {name: digests.path(workspace.out / name, without=_WITHOUT.get(name, ())) for name in stage.after}
+def _ingredients(
+    stage: Stage, recipe: Recipe, checked: Checked, workspace: Workspace, digests: Digests, stages: tuple[Stage, ...]
+) -> Ingredients:
+    # The same folder has one digest, whichever stage looks at it.
+    without = {output.path: output.without for other in stages for output in other.outputs}
+    found = {name: digests.path(workspace.out / name, without=without.get(name, ())) for name in stage.after}
     return Ingredients(
         recipe=recipe_slice(recipe, stage.settings),
         inputs=stage.inputs(recipe, checked) | {name: digest for name, digest in found.items() if digest is not None},
@@ -164,10 +176,6 @@ def _ingredients(stage: Stage, recipe: Recipe, checked: Checked, workspace: Work
 
 def _outputs(stage: Stage, workspace: Workspace, digests: Digests) -> dict[str, str | None]:
     return {output.path: digests.path(workspace.out / output.path, without=output.without) for output in stage.outputs}
-
-
-# The same folder has one digest, whichever stage looks at it.
-_WITHOUT = {output.path: output.without for stage in STAGES for output in stage.outputs}
 
 
 def _record_path(workspace: Workspace, stage: Stage) -> Path:

@@ -67,6 +67,7 @@ def change(path, value):
         (["model_id"], 7, "model_id: expected a text"),
         (["config_hash"], None, "config_hash: expected a text"),
         (["provenance"], [], "provenance: expected an object"),
+        (["provenance", "measured"], float("inf"), "provenance: expected what JSON can hold"),
         (["vision"], 3, "vision: expected an object"),
         (["vision", "seed"], -1, "vision.seed: expected an integer from 0"),
         (["vision", "keep"], [True, 2], "vision.keep: expected [num, den]"),

@@ -104,9 +104,6 @@ def test_different_results_are_refused():
     second.results[KEYS[1]] = {"kl": [3, 0.1000001]}
     with pytest.raises(InputError, match="^a.json and b.json have different results for unit k01"):
         first.joined(second)
-    nan = {key: {"kl": float("nan")} for key in first.results}
-    table_of_nan = PartialTable(run=RUN, units=KEYS, shards=first.shards, results=nan)
-    assert table_of_nan.joined(table_of_nan).to_json() == table_of_nan.to_json(), "a NaN is the same as itself"
 
 
 def test_files(tmp_path):

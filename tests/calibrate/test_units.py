@@ -11,17 +11,18 @@ from made_samples import write_samples
 
 from vitcop.calibrate.calibration import CalibrationSettings
 from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.evaluation import Evaluator
+from vitcop.calibrate.evaluation import Evaluator, Losses
 from vitcop.calibrate.presets import preset
 from vitcop.calibrate.samples import load_samples
 from vitcop.calibrate.schedule import Schedule
 from vitcop.calibrate.store import Store
 from vitcop.calibrate.work.executors import Factory, InProcess, Processes
+from vitcop.calibrate.work.executors.outcomes import performed, result_of
 from vitcop.calibrate.work.job import Job
 from vitcop.calibrate.work.performing import perform_all, stored_as, unit
 from vitcop.calibrate.work.sample_json import samples_from_json, samples_to_json
 from vitcop.calibrate.work.sharding import perform_shard, take_in
-from vitcop.calibrate.work.shards import PartialTable, Shard, merge
+from vitcop.calibrate.work.shards import PartialTable, Shard, merge, partial_files
 from vitcop.calibrate.work.torch_threads import torch_threads
 from vitcop.calibrate.work.units import CalibrationPerformer, losses_of, losses_unit, make_performer, targets_unit
 from vitcop.plugins.errors import InputError
@@ -198,12 +199,47 @@ def test_a_worker_with_other_inputs_refuses(tiny, parts, tmp_path):
         next(InProcess(job.factory()).map([targets_unit(job.base, next(iter(job.parts)))]))
 
 
-def test_a_loss_may_be_infinite(tmp_path):
-    """JSON lacks infinity, Python's does not; files and pipes go through it."""
+INFINITE = Losses(ids=("a", "b"), kl=(math.inf, 0.5), top1=(0.25, 1.0), exact=(None, True), score=(None, 0.75))
+"""One sample whose logits were not finite."""
+
+
+class Overflows:
+    """Measures infinite losses."""
+
+    def perform(self, unit):
+        return INFINITE.to_json()
+
+
+def test_an_infinite_loss_through_stores_workers_and_shards(tmp_path):
+    """JSON lacks infinity: whatever carries the loss is JSON that any reader takes, and gives it back."""
+    store, units = Store(tmp_path), [{"key": "k"}]
+    table = perform_shard(InProcess(Overflows()), units, Shard(1, 1), run={}, store=store)
+    table.save(tmp_path / "table" / table.shards[0].file_name)
+    files = list(tmp_path.rglob("*.json"))
+    assert len(files) == 2
+    for file in files:
+        text = file.read_text()
+        assert "null" in text and json.loads(text, parse_constant=pytest.fail)
+    (found,) = perform_all(InProcess(Factory(module="toy_performers", function="make_nothing")), units, store=store)
+    assert losses_of(found) == losses_of(result_of(performed(Overflows(), units[0]))) == INFINITE
+    (path,) = partial_files([tmp_path / "table"])
+    read = PartialTable.load(path)
+    assert read == table and losses_of(read.results["k"]) == INFINITE
+    assert read.joined(table).to_json() == table.to_json()
+
+
+@pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan])
+def test_no_file_takes_what_is_not_json(tmp_path, number):
+    table = PartialTable(run={}, units=("k",), shards=(Shard(1, 1),), results={"k": {"kl": [number]}})
     store = Store(tmp_path)
-    store.put(stored_as("k"), {"kl": [math.inf]})
-    nobody = InProcess(Factory(module="toy_performers", function="make_nothing"))
-    assert perform_all(nobody, [{"key": "k"}], store=store) == [{"kl": [math.inf]}]
+    for write in (table.to_json, lambda: store.put("k", number), lambda: unit("losses", None, kl=number)):
+        with pytest.raises(ValueError, match="JSON compliant"):
+            write()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "k.json").write_text(json.dumps(number))
+    assert store.get("k") is None, "of an earlier release: measured again"
+    with pytest.raises(InputError, match=r"^old\.json: not a partial table \(ValueError: .* is not JSON\)"):
+        PartialTable.from_json(json.dumps({"schema_version": 1, "results": {"k": number}}), source="old.json")
 
 
 def test_threads_come_back():

@@ -2,6 +2,7 @@
 that cannot be exported."""
 
 import operator
+import sys
 from dataclasses import replace
 
 import pytest
@@ -11,15 +12,18 @@ from tensorrt_checks import checked
 from torch import fx
 
 from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.loading import load_processor
+from vitcop.calibrate.families import family_of
+from vitcop.calibrate.loading import load_config, load_processor
 from vitcop.calibrate.schedule import Drop, Schedule
+from vitcop.calibrate.schedule_check import check_schedule
 from vitcop.export.bundle import Bundle
 from vitcop.export.capture.attention import ATTENTION
 from vitcop.export.capture.skeleton import load_skeleton
-from vitcop.export.compile import check_schedule, export_bundle, whole_counts
+from vitcop.export.compile import export_bundle, whole_counts
 from vitcop.export.rewrite import DropTokensPass, Pass, PassError, Sequence, SplitCachePass
 from vitcop.export.rewrite.boundary import Boundary, is_inside
 from vitcop.export.runtimes.onnxruntime import OnnxRuntimeRunner
+from vitcop.pipeline.steps.export import export
 from vitcop.plugins.errors import InputError
 
 aten = torch.ops.aten
@@ -134,11 +138,6 @@ def test_a_sequence_names_the_passes_that_already_ran(captured):
         Sequence(DropTokensPass(PAPER, captured.paths))(graph)
 
 
-@pytest.fixture(scope="module")
-def skeleton(two_layers):
-    return load_skeleton(Checkpoint.open(two_layers))
-
-
 @pytest.mark.parametrize(
     ("schedule", "message"),
     [
@@ -150,14 +149,38 @@ def skeleton(two_layers):
         (Schedule(num_layers=2, positions="reindexed"), "positions 'reindexed' exist for comparison in PyTorch only"),
     ],
 )
-def test_schedules_that_cannot_be_exported(two_layers, skeleton, schedule, message):
+def test_schedules_that_cannot_be_exported(two_layers, tmp_path, schedule, message):
     with pytest.raises(InputError, match=message):
-        check_schedule(schedule, Checkpoint.open(two_layers), skeleton)
+        export_bundle(two_layers, schedule, tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_the_right_config_hash_is_accepted(two_layers, skeleton):
+def test_the_right_config_hash_is_accepted(two_layers):
     checkpoint = Checkpoint.open(two_layers)
-    check_schedule(Schedule(num_layers=2, config_hash=checkpoint.config_hash), checkpoint, skeleton)
+    schedule = Schedule(num_layers=2, config_hash=checkpoint.config_hash)
+    check_schedule(schedule, checkpoint, family_of(load_config(two_layers)))
+
+
+def test_an_export_checks_its_schedule_once(two_layers, tmp_path, monkeypatch):
+    file, checks = tmp_path / "schedule.json", []
+    file.write_text(Schedule(num_layers=2).to_json())
+    for module in [module for name, module in sys.modules.items() if name.startswith("vitcop.")]:
+        if (check := getattr(module, "check_schedule", None)) is not None:
+
+            def checked(*args, check=check, **named):
+                checks.append(named.get("source"))
+                check(*args, **named)
+
+            monkeypatch.setattr(module, "check_schedule", checked)
+    export(two_layers, file, tmp_path / "bundle")
+    assert checks == [str(file)]
+
+
+def test_a_refused_schedule_is_named_by_its_file(two_layers, tmp_path):
+    file = tmp_path / "deep.json"
+    file.write_text(Schedule(num_layers=5).to_json())
+    with pytest.raises(InputError, match=r"^/.*deep\.json is for 5 layers, .* has 2: calibrate"):
+        export(two_layers, file, tmp_path / "bundle")
 
 
 def test_a_refused_export_leaves_nothing_behind(two_layers, tmp_path):

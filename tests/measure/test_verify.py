@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
 from twin import SCHEDULE, TwinTarget, build_model, build_samples, write_twin_bundle
 
@@ -15,6 +16,7 @@ from vitcop.calibrate.schedule import Schedule
 from vitcop.export.bundle import Bundle
 from vitcop.export.measure import Gates, bench, latency, rungs, verify
 from vitcop.export.measure.gates import layer_gate, score_loss_gate
+from vitcop.pipeline.reporting.timing import bench_settings
 from vitcop.pipeline.steps.bench import bench_table
 from vitcop.plugins.errors import GateError, InputError
 
@@ -287,6 +289,35 @@ class TestBench:
         assert set(data["ratios"]["torch_pruned"]) == {"vision", "prefill", "decode_per_token", "total"}
         assert data["machine"]["cores"] >= 1 and "torch" in data["machine"]["versions"]
         assert found.summary().count("\n") == 7
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+    def test_torch_computes_as_the_engine_does(self, samples, bundle, use_engine, monkeypatch, dtype):
+        """An engine may compute in another type than its bundle: fp32 graphs built in half precision."""
+        name, models = str(dtype).removeprefix("torch."), []
+        monkeypatch.setattr(TwinTarget, "dtype", name)
+        run_once = latency._run_once
+
+        def watched(runner, batch, new_tokens):
+            models.append(runner.model)
+            return run_once(runner, batch, new_tokens)
+
+        monkeypatch.setattr(latency, "_run_once", watched)
+        found = bench(bundle, samples, target="twin", repeats=1, warmup=0, max_new_tokens=1)
+        assert {rung: timed["dtype"] for rung, timed in found.rungs.items()} == dict.fromkeys(found.rungs, name)
+        assert [model.dtype for model in models] == [dtype] * 3
+        assert any("few fast kernels" in note for note in found.notes) == (dtype != torch.float32)
+        assert bench_table(found).count(name) >= 3
+
+    def test_engines_of_two_types(self, samples, bundle, model_dir, tmp_path, use_engine, monkeypatch):
+        whole = write_twin_bundle(tmp_path / "whole", model_dir, Schedule(num_layers=4))
+        monkeypatch.setattr(TwinTarget, "dtype", property(lambda _: next(types)))
+        types = iter(("float16", "float32"))
+        short = {"repeats": 1, "warmup": 0, "max_new_tokens": 1, "compare_torch": False}
+        found = bench(bundle, samples, target="twin", unpruned=whole, **short)
+        assert [found.rungs[rung]["dtype"] for rung in ("engine", "engine_unpruned")] == ["float16", "float32"]
+        assert "engine_unpruned computes in float32 and engine in float16" in found.notes[-1]
+        settings = bench_settings(found.to_dict())
+        assert "engine, pruned: float16; engine, unpruned: float32" in settings
 
     def test_without_torch(self, samples, bundle, use_engine):
         found = bench(bundle, samples, target="twin", repeats=1, warmup=0, max_new_tokens=1, compare_torch=False)

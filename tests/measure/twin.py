@@ -81,6 +81,7 @@ class TwinTarget:
     """A target whose engine is PyTorch; `schedule` and `change(model)` make it a wrong one."""
 
     name = "twin"
+    dtype = "float32"
 
     def __init__(self, schedule: Schedule | None = None, change=None) -> None:
         self.schedule, self.change = schedule, change
@@ -91,11 +92,12 @@ class TwinTarget:
         from vitcop.calibrate.scheduled import ScheduledRunner
         from vitcop.export.measure.layers import torch_kv
 
-        model, _, family = load_model(Checkpoint.open(bundle.weights_folder))
+        dtype = self.dtype
+        model, _, family = load_model(Checkpoint.open(bundle.weights_folder), dtype=dtype)
         if self.change:
             self.change(model)
         runner = ScheduledRunner(model, family, self.schedule or bundle.schedule, name="twin")
-        runner.kv = torch_kv
+        runner.kv, runner.dtype = torch_kv, dtype
         return runner
 
     def selector_shares(self, bundle, batch, options=None):

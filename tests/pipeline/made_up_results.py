@@ -235,6 +235,7 @@ def benched() -> Bench:
         seconds = {name: timing(factor * value) for name, value in parts.items()}
         seconds |= {} if selector is None else {"selector": timing(selector)}
         return {
+            "dtype": "float16",
             "kv_bytes": int(4096 * factor),
             "kv_lengths": [17, 15, 11],
             "process_peak_bytes": 10**8,

@@ -120,6 +120,25 @@ def test_shards_that_cannot_be(refuses, project, given, names):
 
 
 @pytest.mark.parametrize(
+    ("given", "status", "names"),
+    [
+        (("--device", "cuda"), 4, ("device cuda: no CUDA device", "use device cpu")),
+        (("--device", "gpu"), 2, ("device 'gpu'", "use cpu, cuda")),
+        (("--dtype", "fp7"), 2, ("dtype 'fp7'", "use fp32, fp16, bf16")),
+        (("--metric", "bleu"), 2, ("metric 'bleu'", "exact_match")),
+        (("--batch-size", "0"), 2, ("--batch-size", "x>=1")),
+        (("--attn", "flash_attention_2"), 4, ("flash_attention_2 runs on CUDA devices alone, not on cpu",)),
+        (("--attn", "flash_attention_2", "--device", "cuda", "--dtype", "fp16"), 4, ("no CUDA device",)),
+    ],
+)
+def test_a_search_that_cannot_run_as_asked(refuses, project, monkeypatch, given, status, names):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    data = project / "data"
+    files = ("--calibration", data / "calibration.jsonl", "--selection", data / "selection.jsonl")
+    refuses("calibrate", project / "model", *files, *given, "-o", project / "out", names=names, status=status)
+
+
+@pytest.mark.parametrize(
     ("text", "names"),
     [
         ("model: [", ("not YAML", "line 1")),

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -192,6 +193,19 @@ def test_stage_left_out_by_the_recipe(again, fake_stages, project, out):
     assert steps["bench"] == steps["reference"] == ("skip", "left out by the recipe")
     assert steps["report"] == ("run", "input bench.json is gone")
     assert not (out / "bench.json").exists()
+
+
+def test_folders_are_told_by_the_stages_that_are_given(again, fake_stages, project, out):
+    """A stage table whose bundle leaves out a folder that the usual one does not."""
+    export = next(stage for stage in fake_stages.table if stage.name == "export")
+    bundle = replace(export.outputs[0], without=("engines", "notes"))
+    table = tuple(replace(stage, outputs=(bundle,)) if stage.name == "export" else stage for stage in fake_stages.table)
+    again(stages=table)
+    (out / "bundle" / "notes").mkdir()
+    (out / "bundle" / "notes" / "mine.txt").write_text("not an output")
+    assert {action for action, _ in again(stages=table).values()} == {"reuse"}
+    assert {action for action, _ in again(stages=table, dry_run=True).values()} == {"reuse"}
+    assert again(stages=fake_stages.table)["export"][0] == "run"
 
 
 @pytest.mark.parametrize("stage", ALL)

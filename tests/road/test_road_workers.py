@@ -1,6 +1,7 @@
 """`vitcop calibrate` by one, two and three workers, left alone or killed at any moment: the same bytes, and nothing
 that had finished is done again."""
 
+import json
 import os
 import random
 import signal
@@ -12,7 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+from click.testing import CliRunner
 from road_project import COMMAND, Project, environment, vitcop
+
+from vitcop.calibrate.loading import load_model
+from vitcop.pipeline.cli import cli
 
 RESULTS = ("schedule.json", "calibration.json")
 STORE = Path(".vitcop") / "calibrate"
@@ -67,6 +73,26 @@ def test_shards_join_to_the_same_bytes(project, straight, tmp_path):
     done = vitcop(*arguments(project, tmp_path / "whole", None), *merged)
     assert done.returncode == 0, done.stderr
     assert results_of(tmp_path / "whole") == straight.files
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
+def test_the_model_runs_as_asked(project, tmp_path, monkeypatch, dtype, kind):
+    loaded = []
+
+    def load(*args, **named):
+        loaded.append(load_model(*args, **named))
+        return loaded[-1]
+
+    monkeypatch.setattr("vitcop.calibrate.work.units.load_model", load)
+    options = ("--dtype", dtype, "--batch-size", 2, "--metric", "anls", "--attn", "eager", "--shard", "1/8")
+    done = CliRunner().invoke(cli, [str(item) for item in (*arguments(project, tmp_path, None), *options)])
+    assert done.exit_code == 0, done.stderr
+    ((model, _, _),) = loaded
+    assert model.dtype == kind and model.config.text_config._attn_implementation == "eager"
+    settings = json.loads((tmp_path / "partial-1-of-8.json").read_text())["run"]["settings"]
+    assert {name: settings[name] for name in ("batch_size", "dtype", "metric", "attn", "device")} == {
+        "batch_size": 2, "dtype": str(kind).removeprefix("torch."), "metric": "anls", "attn": "eager", "device": "cpu",
+    }  # fmt: skip
 
 
 def workers_under(parent: int) -> list[int]:

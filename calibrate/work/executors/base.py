@@ -4,12 +4,13 @@ A unit is a JSON object with a "key", stable between runs; its result is JSON. W
 model) is held by a performer, which each worker makes once from a description in JSON. Nothing is ever unpickled.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from types import TracebackType
 from typing import Any, Protocol, Self
+
+from vitcop.calibrate.strict_json import from_json, to_json
 
 Json = dict[str, Any]
 
@@ -39,12 +40,12 @@ class Factory:
 
     def to_text(self) -> str:
         """One line of JSON."""
-        return json.dumps(asdict(self))
+        return to_json(asdict(self))
 
     @classmethod
     def from_text(cls, text: str) -> "Factory":
         """What `to_text` wrote."""
-        return cls(**json.loads(text))
+        return cls(**from_json(text))
 
 
 class Executor(Protocol):

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
+from vitcop.calibrate.strict_json import plain
 from vitcop.calibrate.work.executors.base import Factory, Json, Performer
-from vitcop.calibrate.work.executors.outcomes import plain
 
 
 class InProcess:

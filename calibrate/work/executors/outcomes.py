@@ -1,8 +1,8 @@
 """What comes back from a worker, as one line of JSON: a result, or an error that means the same on this side."""
 
-import json
 import traceback
 
+from vitcop.calibrate.strict_json import from_json, to_json
 from vitcop.calibrate.work.executors.base import Json, Performer
 from vitcop.plugins.errors import GateError, InputError, MissingError
 
@@ -13,15 +13,10 @@ class WorkerError(RuntimeError):
     """A unit raised something that nobody foresaw: a bug. The worker's own trace is in the notes."""
 
 
-def plain(value: Json) -> Json:
-    """A value as it looks after it has crossed to or from a worker: tuples are lists, keys are texts."""
-    return json.loads(json.dumps(value))
-
-
 def performed(performer: Performer, unit: Json) -> str:
     """Perform a unit; its outcome."""
     try:
-        return json.dumps({"result": performer.perform(unit)})
+        return to_json({"result": performer.perform(unit)})
     except Exception as error:  # whatever it is, the other side must hear of it
         return failed(error)
 
@@ -30,12 +25,12 @@ def failed(error: Exception) -> str:
     """The outcome of a unit that raised."""
     kinds = [kind.__name__ for kind in type(error).__mro__]
     kind = next((name for name in kinds if name in _KNOWN), kinds[0])
-    return json.dumps({"error": kind, "message": str(error), "trace": "".join(traceback.format_exception(error))})
+    return to_json({"error": kind, "message": str(error), "trace": "".join(traceback.format_exception(error))})
 
 
 def result_of(outcome: str) -> Json:
     """The result in an outcome; raises the error in it."""
-    data = json.loads(outcome)
+    data = from_json(outcome)
     if "result" in data:
         return data["result"]
     if data["error"] in _KNOWN:

@@ -1,6 +1,5 @@
 """Worker processes on this machine."""
 
-import json
 import os
 import selectors
 import signal
@@ -13,6 +12,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
+from vitcop.calibrate.strict_json import to_json
 from vitcop.calibrate.work.executors.base import Factory, Json, name_of
 from vitcop.calibrate.work.executors.outcomes import result_of
 from vitcop.plugins.errors import InputError, MissingError
@@ -126,7 +126,7 @@ class _Worker:
     def give(self, place: int, unit: Json) -> None:
         """Let it work on a unit."""
         self.unit = place
-        self._write(json.dumps(unit))
+        self._write(to_json(unit))
 
     def read(self) -> str | None:
         """What it answered, or None where that is not all there yet; sets `ended` where nothing more will come."""

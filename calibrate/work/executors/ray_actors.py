@@ -1,6 +1,5 @@
 """Ray actors, on this machine or on many: `pip install vitcop[ray]`."""
 
-import json
 import os
 import signal
 import socket
@@ -12,6 +11,7 @@ from contextlib import ExitStack, contextmanager, redirect_stdout
 from types import TracebackType
 from typing import Any, Self
 
+from vitcop.calibrate.strict_json import from_json, to_json
 from vitcop.calibrate.work.executors.base import Factory, Json, Performer, name_of
 from vitcop.calibrate.work.executors.outcomes import failed, performed, result_of
 from vitcop.calibrate.work.executors.processes import RETRIES
@@ -75,7 +75,7 @@ class Ray:
             while waiting and len(running) < self._num_workers:
                 unit = waiting.popleft()
                 actor = self._idle.pop() if self._idle else self._new_actor()
-                reference = actor.perform.remote(json.dumps(units[unit]))
+                reference = actor.perform.remote(to_json(units[unit]))
                 running[reference], self._actors[reference] = unit, actor
 
         try:
@@ -147,7 +147,7 @@ class Actor:
                 self._performer = Factory.from_text(self._factory).make()
             except Exception as error:  # whatever it is, the other side must hear of it
                 return failed(error)
-        return performed(self._performer, json.loads(unit))
+        return performed(self._performer, from_json(unit))
 
 
 def _import_ray() -> Any:

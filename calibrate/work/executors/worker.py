@@ -4,7 +4,6 @@ Reads lines of JSON from its standard input, the factory first and then units; w
 to its standard output. It ends when its input does: also when the process that started it was killed.
 """
 
-import json
 import os
 import signal
 import sys
@@ -14,6 +13,7 @@ import warnings
 from contextlib import suppress
 from queue import SimpleQueue
 
+from vitcop.calibrate.strict_json import from_json
 from vitcop.calibrate.work.executors.base import Factory
 from vitcop.calibrate.work.executors.outcomes import failed, performed
 
@@ -52,7 +52,7 @@ def _serve(lines: "SimpleQueue[str]", answers: int) -> None:
         answer(failed(error))
         return
     while True:
-        answer(performed(performer, json.loads(lines.get())))
+        answer(performed(performer, from_json(lines.get())))
 
 
 def main() -> None:

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from vitcop.calibrate.dtypes import DTYPES
 from vitcop.export.runtimes.tensorrt.profiles import Limits
 from vitcop.plugins.errors import InputError
 
-PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 COMPATIBILITIES = ("none", "ampere_plus", "same_compute_capability")
 VERBOSITIES = ("names", "detailed")
 REFITS = ("none", "identical", "any")
@@ -127,7 +127,7 @@ class TensorRtOptions:
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "precision": tuple(PRECISIONS),
+    "precision": tuple(DTYPES),
     "kv_cache": KV_CACHES,
     "profiling": VERBOSITIES,
     "hardware_compatibility": COMPATIBILITIES,

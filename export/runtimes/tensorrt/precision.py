@@ -114,10 +114,10 @@ class _Narrowing:
         unknown = [value.name for value in _outputs(self.graph) if value.dtype is None]
         if unknown:
             raise InputError(f"the graph does not say what type {unknown[0]!r} has; export the bundle again")
+        self.scores = self._scores()
 
     def run(self) -> None:
         """Convert in place."""
-        self.scores = self._scores()
         for value in self.graph.inputs:
             if value in self.floats and self.kinds[value.name] != "float32":
                 value.dtype = self.target

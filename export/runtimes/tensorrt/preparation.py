@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitcop.calibrate.dtypes import DTYPES
 from vitcop.export.bundle import GRAPHS, Bundle
 from vitcop.export.runtimes.tensorrt.estimate import GIB, Estimate, estimate, weight_bytes
 from vitcop.export.runtimes.tensorrt.network import VitcopNode, load_graph, vitcop_nodes
-from vitcop.export.runtimes.tensorrt.options import PRECISIONS, TensorRtOptions
+from vitcop.export.runtimes.tensorrt.options import TensorRtOptions
 from vitcop.export.runtimes.tensorrt.profiles import Profile, cache_capacities, profiles_for
 from vitcop.plugins.errors import InputError
 
@@ -65,7 +66,7 @@ def prepare(bundle: Bundle, options: TensorRtOptions) -> Preparation:
             "tensorrt does not keep yet; use --target onnxruntime"
         )
     own = bundle.manifest.architecture.dtype
-    dtype = PRECISIONS[options.precision] if options.precision else own
+    dtype = DTYPES[options.precision] if options.precision else own
     if dtype == "float32" and own != dtype:
         raise InputError(
             f"{bundle.path}: its weights are {own}, and graphs are converted to half types only; leave precision=fp32 "

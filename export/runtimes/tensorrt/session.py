@@ -100,6 +100,9 @@ class EngineSession:
         self.engine: trt.ICudaEngine = engine
         self.context: trt.IExecutionContext = context
         self.inputs, self.outputs = _slots(engine, plan)
+        # What TensorRT reads or calls and does not keep alive: the inputs that are bound, the profiler.
+        self._bound: dict[str, torch.Tensor] = {}
+        self._profiler: trt.IProfiler | None = None
 
     def bind(self, feeds: Mapping[str, torch.Tensor], outputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Set shapes and addresses of everything; returns all outputs as tensors that the next run fills.
@@ -151,7 +154,7 @@ class EngineSession:
 
     def watch(self, profiler: "trt.IProfiler") -> None:
         """Report the time of every layer to a profiler from now on."""
-        self._profiler = profiler  # TensorRT does not keep it alive.
+        self._profiler = profiler
         self.context.profiler = profiler
 
     def _fit(self, name: str, tensor: torch.Tensor) -> torch.Tensor:

@@ -24,10 +24,11 @@ def export_vision(checkpoint: "Checkpoint", side: VisionSide, folder: Path) -> s
     import onnx_ir as ir
     import torch
 
+    from vitcop.calibrate.schedule_check import check_schedule
     from vitcop.export.bundle.contract import plane_names
     from vitcop.export.capture.graphs import EXAMPLE_VISUAL
     from vitcop.export.capture.skeleton import load_skeleton, weights_dtype
-    from vitcop.export.compile import check_schedule, vision_graph
+    from vitcop.export.compile import vision_graph
     from vitcop.export.lower import lower
     from vitcop.export.lower.tidy import tidy
     from vitcop.export.lower.weights import attach_weights
@@ -37,7 +38,7 @@ def export_vision(checkpoint: "Checkpoint", side: VisionSide, folder: Path) -> s
     found = weights_dtype(checkpoint)
     dtype = torch.float32 if found == torch.bfloat16 else found
     skeleton = load_skeleton(checkpoint, dtype=dtype)
-    check_schedule(side.schedule, checkpoint, skeleton)
+    check_schedule(side.schedule, checkpoint, skeleton.family)
     merge = None
     if side.merge is not None:
         merge = MergeFeaturesPass(
