@@ -1,9 +1,15 @@
 """How the tests are shared out where several processes run them (`pytest -n 2 --dist loadgroup`): what shares costly
 fixtures stays in one process."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Read by torch when it is imported, here and in the processes that tests start. torch.export remembers the shapes that
+# operators gave, which costs a sixth of an export where a model has three layers, and nothing where it has sixteen. The
+# graphs are the same.
+os.environ.setdefault("TORCH_FAKE_TENSOR_DISPATCH_CACHE", "0")
 
 HERE = Path(__file__).parent
 BY_FILE = ("plugins", "calibrate", "pipeline")
