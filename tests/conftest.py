@@ -1,7 +1,10 @@
 """How the tests are shared out where several processes run them (`pytest -n 2`): what shares costly fixtures stays in
-one process."""
+one process. And the models and bundles that several folders share."""
 
+import json
 import os
+import shutil
+import sys
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,15 +20,9 @@ BY_FILE = ("", "plugins", "calibrate", "pipeline", "families")
 """Folders whose files share nothing that is costly to make."""
 BY_SUBJECT = ("test_family_parity", "test_family_observation")
 """Files whose parameters share nothing."""
-LONGEST_FIRST = (
-    "road",
-    "export",
-    "tensorrt_graphs",
-    "tensorrt_engines",
-    "tensorrt_llm",
-    "test_family_parity",
-    "test_benchmarks_smoke",
-)
+TOGETHER = {"tensorrt_engines": "tensorrt", "tensorrt_graphs": "tensorrt"}
+"""Folders that share `wide_bundle`."""
+LONGEST_FIRST = ("road", "export", "tensorrt", "tensorrt_llm", "test_family_parity", "test_benchmarks_smoke")
 """Groups, or the first word of their names, that take longest. Those of a few seconds fill the end, so that no process
 waits long for the last one."""
 
@@ -58,10 +55,47 @@ def group_of(nodeid: str) -> str:
     folder = "/".join(path.parts[1:-1])
     if path.stem in BY_SUBJECT and "[" in test:
         return f"{path.stem} {test.partition('[')[2].rstrip(']')}"
-    return path.stem if folder in BY_FILE else folder
+    return path.stem if folder in BY_FILE else TOGETHER.get(folder, folder)
 
 
 def rank_of(group: str) -> int:
     """The place of a group among LONGEST_FIRST."""
     name = group.partition(" ")[0]
     return LONGEST_FIRST.index(name) if name in LONGEST_FIRST else len(LONGEST_FIRST)
+
+
+@pytest.fixture(scope="session")
+def half_model(tmp_path_factory) -> Path:
+    """A tiny model of three layers saved in fp16."""
+    from tiny_models import build_tiny_llava
+
+    return build_tiny_llava(tmp_path_factory.mktemp("half") / "m16", layers=3, vision_layers=2, dtype="float16")
+
+
+@pytest.fixture(scope="session")
+def wide_model(half_model, tmp_path_factory) -> Path:
+    """The same weights saved in fp32."""
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path_factory.mktemp("wide") / "m32"
+    shutil.copytree(half_model, folder)
+    tensors = {name: tensor.float() for name, tensor in load_file(half_model / "model.safetensors").items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.dumps(json.loads((folder / "config.json").read_text())).replace('"float16"', '"float32"')
+    (folder / "config.json").write_text(config)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wide_bundle(wide_model):
+    """Its bundle: a vision stage with clusters, a merge and a selection, so three layer groups; weights in it. Engines
+    may be built into it; its graphs and weights are not to be changed."""
+    from tensorrt_checks import checked
+
+    sys.path.insert(0, str(HERE / "export"))
+    from export_cases import PAPER
+
+    from vitcop.export.bundle import Bundle
+    from vitcop.export.compile import export_bundle
+
+    return checked(Bundle.open(export_bundle(wide_model, PAPER, wide_model.parent / "b32", copy_weights=True)))
