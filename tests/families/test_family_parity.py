@@ -90,16 +90,15 @@ def test_without_a_schedule_pytorch_is_transformers(subject):
     check_whole(subject, ScheduledRunner(subject.model, subject.family, none(subject)))
 
 
-# Without a schedule, engines of the families differ by their vision graph: one image, tiles, and grids with planes. The
-# first is in tests/export. Under a schedule, every family has an engine below.
-@engines_of("llava", "llava-next", "llava-next-window", "llava-next-video", "qwen2_5_vl", "internvl")
+# Of two configurations of one family, the one with sliding windows has all that the other has. The engine of LLaVA is
+# held against transformers in tests/export.
+@engines_of("llava", "llava-next")
 def test_without_a_schedule_the_engine_is_transformers(subject, tmp_path):
     bundle = bundle_of(subject, none(subject), tmp_path / "bundle")
     check_single_ops(subject.case, bundle)
     check_whole(subject, OnnxRuntimeRunner(bundle))
 
 
-# Where two configurations are of one family, the one with sliding windows has all that the other has.
 @engines_of("llava-next")
 def test_under_a_schedule_the_engine_is_pytorch(subject, tmp_path):
     check_pruned(subject, merging(subject), tmp_path / "merge")
