@@ -1,14 +1,31 @@
-"""Which warnings are errors; and how the tests are shared out where several processes run them (`pytest -n 2 --dist
-loadgroup`): what shares costly fixtures stays in one process."""
+"""Which warnings are errors; how the tests are shared out where several processes run them (`pytest -n 2`): what shares
+costly fixtures stays in one process; and the models and bundles that several folders share."""
 
-from pathlib import Path
+import json
+import os
+import shutil
+import sys
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pinned_releases
 import pytest
 
+# Read by torch when it is imported, here and in the processes that tests start. torch.export remembers the shapes that
+# operators gave, which costs a sixth of an export where a model has three layers, and nothing where it has sixteen. The
+# graphs are the same.
+os.environ.setdefault("TORCH_FAKE_TENSOR_DISPATCH_CACHE", "0")
+
 HERE = Path(__file__).parent
-BY_FILE = ("plugins", "calibrate", "pipeline")
+BY_FILE = ("", "plugins", "calibrate", "pipeline", "families")
 """Folders whose files share nothing that is costly to make."""
+BY_SUBJECT = ("test_family_parity", "test_family_observation")
+"""Files whose parameters share nothing."""
+TOGETHER = {"tensorrt_engines": "tensorrt", "tensorrt_graphs": "tensorrt"}
+"""Folders that share `wide_bundle`."""
+LONGEST_FIRST = ("road", "export", "tensorrt", "tensorrt_llm", "test_family_parity", "test_benchmarks_smoke")
+"""Groups, or the first word of their names, that take longest. Those of a few seconds fill the end, so that no process
+waits long for the last one."""
 
 THIRD_PARTY = (
     "error",
@@ -32,16 +49,75 @@ def pytest_report_header() -> str:
     return f"releases: not those of constraints.txt ({named}); warnings of other packages are printed"
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group_of(item)))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A scheduler of our own for `--dist loadgroup`, whose marks pytest-xdist 3.8 loses under pytest 9.2."""
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    # In the order of collection; else the groups of most tests would come first, which are short.
+    config.option.loadscopereorder = False
+    return Groups(config, log)
 
 
-def group_of(item: pytest.Item) -> str:
-    """The name under which an item is kept together with others: its folder, its file, or its parametrized subject."""
-    folder = item.path.parent.relative_to(HERE).as_posix()
-    subject = getattr(item, "callspec", None)
-    if folder == "families" and subject is not None and "subject" in subject.params:
-        return f"families-{getattr(subject.params['subject'], 'name', subject.params['subject'])}"
-    return f"{folder}-{item.path.stem}" if folder in (*BY_FILE, ".", "families") else folder
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: rank_of(group_of(item.nodeid)))
+
+
+def group_of(nodeid: str) -> str:
+    """The name under which a test is kept together with others: its folder, its file, or its parametrized subject."""
+    file, _, test = nodeid.partition("::")
+    path = PurePosixPath(file)
+    folder = "/".join(path.parts[1:-1])
+    if path.stem in BY_SUBJECT and "[" in test:
+        return f"{path.stem} {test.partition('[')[2].rstrip(']')}"
+    return path.stem if folder in BY_FILE else TOGETHER.get(folder, folder)
+
+
+def rank_of(group: str) -> int:
+    """The place of a group among LONGEST_FIRST."""
+    name = group.partition(" ")[0]
+    return LONGEST_FIRST.index(name) if name in LONGEST_FIRST else len(LONGEST_FIRST)
+
+
+@pytest.fixture(scope="session")
+def half_model(tmp_path_factory) -> Path:
+    """A tiny model of three layers saved in fp16."""
+    from tiny_models import build_tiny_llava
+
+    return build_tiny_llava(tmp_path_factory.mktemp("half") / "m16", layers=3, vision_layers=2, dtype="float16")
+
+
+@pytest.fixture(scope="session")
+def wide_model(half_model, tmp_path_factory) -> Path:
+    """The same weights saved in fp32."""
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path_factory.mktemp("wide") / "m32"
+    shutil.copytree(half_model, folder)
+    tensors = {name: tensor.float() for name, tensor in load_file(half_model / "model.safetensors").items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.dumps(json.loads((folder / "config.json").read_text())).replace('"float16"', '"float32"')
+    (folder / "config.json").write_text(config)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wide_bundle(wide_model):
+    """Its bundle: a vision stage with clusters, a merge and a selection, so three layer groups; weights in it. Engines
+    may be built into it; its graphs and weights are not to be changed."""
+    from tensorrt_checks import checked
+
+    sys.path.insert(0, str(HERE / "export"))
+    from export_cases import PAPER
+
+    from vitcop.export.bundle import Bundle
+    from vitcop.export.compile import export_bundle
+
+    return checked(Bundle.open(export_bundle(wide_model, PAPER, wide_model.parent / "b32", copy_weights=True)))

@@ -6,8 +6,10 @@ a copy of it (`duplicate`), which costs nothing.
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 from PIL import Image
@@ -23,6 +25,7 @@ from vitcop.calibrate.loading import load_model
 from vitcop.calibrate.schedule import Schedule
 from vitcop.export.bundle import Bundle
 from vitcop.export.capture import capture_decode, capture_prefill, capture_vision
+from vitcop.export.capture.captures import Captures
 from vitcop.export.capture.paths import module_paths
 from vitcop.export.compile import export_bundle, least_visual_count
 from vitcop.export.rewrite import DropTokensPass, Sequence
@@ -64,21 +67,45 @@ def two_layers(tmp_path_factory) -> Path:
     return build_tiny_llava(tmp_path_factory.mktemp("two") / "tiny-two", layers=2, vision_layers=2, seed=1)
 
 
-def _export(folder: Path, schedule: Schedule, out: Path, *, copy_weights: bool = False) -> Exported:
-    export_bundle(folder, schedule, out, copy_weights=copy_weights)
+@pytest.fixture(scope="session")
+def captures() -> Captures:
+    """The captures of `two_layers`, which its exports share."""
+    return Captures()
+
+
+def _export(folder: Path, schedule: Schedule, out: Path, captures: Captures, **options: Any) -> Exported:
+    export_bundle(folder, schedule, out, captures=captures, **options)
     return Exported(folder, *load_model(Checkpoint.open(folder)), checked(Bundle.open(out)))
 
 
 @pytest.fixture(scope="session")
-def plain(two_layers, tmp_path_factory) -> Exported:
-    """The empty schedule; weights stay in the model folder."""
-    return _export(two_layers, Schedule(num_layers=2), tmp_path_factory.mktemp("plain") / "bundle")
+def plain_and_reads(two_layers, captures, tmp_path_factory) -> tuple[Exported, list[tuple[int, ...]]]:
+    """The empty schedule; and the shape of each external tensor whose values were read meanwhile."""
+    read = []
+
+    def spy(name):
+        original = getattr(ir.ExternalTensor, name)
+        return lambda self, *args, **kwargs: (read.append(tuple(self.shape)), original(self, *args, **kwargs))[1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("numpy", "tobytes", "tofile", "__array__", "raw"):
+            if callable(getattr(ir.ExternalTensor, name, None)):
+                patch.setattr(ir.ExternalTensor, name, spy(name))
+        out = tmp_path_factory.mktemp("plain") / "bundle"
+        return _export(two_layers, Schedule(num_layers=2), out, captures), read
 
 
 @pytest.fixture(scope="session")
-def merged(two_layers, tmp_path_factory) -> Exported:
+def plain(plain_and_reads) -> Exported:
+    """The empty schedule; weights stay in the model folder."""
+    return plain_and_reads[0]
+
+
+@pytest.fixture(scope="session")
+def merged(two_layers, captures, tmp_path_factory) -> Exported:
     """A vision stage with clusters and one merge; weights copied into the bundle."""
-    return _export(two_layers, ONE_MERGE, tmp_path_factory.mktemp("merged") / "bundle", copy_weights=True)
+    out = tmp_path_factory.mktemp("merged") / "bundle"
+    return _export(two_layers, ONE_MERGE, out, captures, copy_weights=True)
 
 
 @pytest.fixture(scope="session")

@@ -30,8 +30,10 @@ def test_a_copy_is_the_graph_as_it_was_captured(captured, part):
 
 
 @pytest.mark.slow
-def test_shared_captures_give_the_graphs_of_single_exports(two_layers, plain, merged, tmp_path, monkeypatch):
+def test_shared_captures_give_the_graphs_of_single_exports(two_layers, tmp_path, monkeypatch):
     """A drop first, so that what it did to its copies would show in the next ones."""
+    schedules = {"merged": ONE_MERGE, "plain": Schedule(num_layers=2)}
+    single = {name: export_bundle(two_layers, each, tmp_path / name) for name, each in schedules.items()}
     calls = []
 
     def counted(name, function):
@@ -46,13 +48,11 @@ def test_shared_captures_give_the_graphs_of_single_exports(two_layers, plain, me
     captures = Captures()
     drop = Schedule(num_layers=2, drops=(Drop(layer=1, keep=(1, 4)),))
     export_bundle(two_layers, drop, tmp_path / "drop", captures=captures)
-    shared = {
-        "merged": Bundle.open(export_bundle(two_layers, ONE_MERGE, tmp_path / "merged", captures=captures)),
-        "plain": Bundle.open(export_bundle(two_layers, plain.bundle.schedule, tmp_path / "plain", captures=captures)),
-    }
-    for name, single in (("merged", merged.bundle), ("plain", plain.bundle)):
+    for name, schedule in schedules.items():
+        shared = export_bundle(two_layers, schedule, tmp_path / f"{name}-shared", captures=captures)
         for part in GRAPHS:
-            assert shared[name].graph(part).read_bytes() == single.graph(part).read_bytes(), f"{name}: {part}"
+            found, expected = (Bundle.open(path).graph(part).read_bytes() for path in (shared, single[name]))
+            assert found == expected, f"{name}: {part}"
     # The vision graph is captured once as it is and once with what scores are made of.
     assert sorted(calls) == ["capture_decode", "capture_prefill", "capture_vision", "capture_vision"]
 

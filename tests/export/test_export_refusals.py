@@ -198,9 +198,11 @@ def test_a_fraction_that_leaves_nothing_becomes_one_token():
     assert whole_counts(schedule, 36) == schedule, "36 → 18 → 2 → 1 needs no help"
 
 
-def test_other_numbers_of_tokens_where_a_fraction_leaves_less_than_one(two_layers, make_batch, pictures, tmp_path):
+def test_other_numbers_of_tokens_where_a_fraction_leaves_less_than_one(
+    two_layers, captures, make_batch, pictures, tmp_path
+):
     schedule = Schedule(num_layers=2, drops=(Drop(layer=1, keep=(1, 20)),))
-    bundle = checked(Bundle.open(export_bundle(two_layers, schedule, tmp_path / "bundle")))
+    bundle = checked(Bundle.open(export_bundle(two_layers, schedule, tmp_path / "bundle", captures=captures)))
     processor, family = load_processor(two_layers), load_skeleton(Checkpoint.open(two_layers)).family
     runner = OnnxRuntimeRunner(bundle)
     assert runner.prefill(make_batch(processor, family, 1)).drops[0].kept_visual.shape == (1, 1)

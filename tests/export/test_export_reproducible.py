@@ -1,4 +1,4 @@
-"""Two exports of one model in two processes are the same bytes."""
+"""Two exports of one model in two processes are the same bytes, whether captures were shared or not."""
 
 import os
 import subprocess

@@ -90,7 +90,7 @@ def _case(name: str, *, slow: bool = True, **shape: Any) -> FamilyCase:
 
 
 CASES = (
-    _case("qwen2_5_vl", slow=False),
+    _case("qwen2_5_vl", depth=2, full=(1,), slow=False),
     _case("qwen2_5_vl-window", layers=4, sliding=9, seed=5),
     _case("qwen2_5_vl-tied", tied=True, kv_heads=4, depth=4, full=(1, 3), window=16, seed=1),
     _case("qwen2_5_vl-gqa-7", hidden=672, heads=7, kv_heads=1, sections=(16, 16, 16), seed=3),

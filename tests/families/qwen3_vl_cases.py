@@ -83,7 +83,7 @@ def _case(name: str, *, slow: bool = True, **shape: Any) -> FamilyCase:
 
 
 CASES = (
-    _case("qwen3_vl", slow=False),
+    _case("qwen3_vl", layers=3, depth=2, slow=False),
     _case("qwen3_vl-tied", tied=True, kv_heads=4, layers=3, depth=4, planes=(0, 1, 2), side=7, seed=1),
     _case("qwen3_vl-gqa-7", hidden=672, heads=7, kv_heads=1, head_dim=96, sections=(16, 16, 16), seed=3),
     _case(

@@ -1,7 +1,7 @@
 """Every family, exported: the engine answers like transformers without a schedule, and like PyTorch under each one."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from vitcop.calibrate.prompt import PromptBatch
 from vitcop.calibrate.schedule import Schedule
 from vitcop.calibrate.scheduled import OriginalRunner, ScheduledRunner
 from vitcop.export.bundle import GRAPHS, Bundle
+from vitcop.export.capture.captures import Captures
 from vitcop.export.compile import export_bundle
 from vitcop.export.runtimes.onnxruntime.builder import build
 from vitcop.export.runtimes.onnxruntime.runner import OnnxRuntimeRunner
@@ -37,12 +38,17 @@ class Subject:
     model: Any
     family: Any
     batches: dict[str, PromptBatch]
+    captures: Captures = field(default_factory=Captures)
 
 
-PARAMS = [pytest.param(case, id=case.name, marks=[pytest.mark.slow] * case.slow) for case in CASES]
+def engines_of(*slow: str) -> Any:
+    """Parametrize over all cases, of which the slow ones and those of these names are left to `make soak`."""
+    marked = [(case, [pytest.mark.slow] * (case.slow or case.name in slow)) for case in CASES]
+    params = [pytest.param(case, id=case.name, marks=marks) for case, marks in marked]
+    return pytest.mark.parametrize("subject", params, indirect=True)
 
 
-@pytest.fixture(scope="module", params=PARAMS)
+@pytest.fixture(scope="module")
 def subject(request, tmp_path_factory) -> Subject:
     case = request.param
     folder = case.build(tmp_path_factory.mktemp(case.name) / case.name)
@@ -52,7 +58,8 @@ def subject(request, tmp_path_factory) -> Subject:
 
 
 def bundle_of(subject: Subject, schedule: Schedule, out: Path) -> Bundle:
-    bundle = checked(Bundle.open(export_bundle(subject.folder, schedule, out)), out.with_name(f"{out.name}-halves"))
+    path = export_bundle(subject.folder, schedule, out, captures=subject.captures)
+    bundle = checked(Bundle.open(path), out.with_name(f"{out.name}-halves"))
     build(bundle)  # holds the graphs against the contract
     return bundle
 
@@ -77,27 +84,31 @@ def by_transformers(subject: Subject, batch: PromptBatch) -> np.ndarray:
     return torch.stack(out.logits, dim=1).numpy()
 
 
+@engines_of()
+def test_without_a_schedule_pytorch_is_transformers(subject):
+    check_whole(subject, OriginalRunner(subject.model, subject.family))
+    check_whole(subject, ScheduledRunner(subject.model, subject.family, none(subject)))
+
+
+# Of two configurations of one family, the one with sliding windows has all that the other has. The engine of LLaVA is
+# held against transformers in tests/export.
+@engines_of("llava", "llava-next")
 def test_without_a_schedule_the_engine_is_transformers(subject, tmp_path):
-    bundle = bundle_of(subject, Schedule(num_layers=subject.family.num_layers), tmp_path / "bundle")
+    bundle = bundle_of(subject, none(subject), tmp_path / "bundle")
     check_single_ops(subject.case, bundle)
-    engine = OnnxRuntimeRunner(bundle)
-    original = OriginalRunner(subject.model, subject.family)
-    scheduled = ScheduledRunner(subject.model, subject.family, Schedule(num_layers=subject.family.num_layers))
-    for name, batch in subject.batches.items():
-        logits = by_transformers(subject, batch)
-        for runner in (engine, original, scheduled):
-            found = answers(runner, batch)
-            assert found.tokens == logits.argmax(axis=2).tolist(), f"{name}, {runner.name}"
-            np.testing.assert_allclose(found.logits, logits, atol=TOLERANCE, err_msg=f"{name}, {runner.name}")
+    check_whole(subject, OnnxRuntimeRunner(bundle))
 
 
+@engines_of("llava-next")
 def test_under_a_schedule_the_engine_is_pytorch(subject, tmp_path):
     check_pruned(subject, merging(subject), tmp_path / "merge")
 
 
 # One shape of each family; the shapes differ in widths and heads, which no schedule asks about.
 @pytest.mark.slow
-@pytest.mark.parametrize("subject", [each for each in PARAMS if not each.marks], indirect=True)
+@pytest.mark.parametrize(
+    "subject", [each for each in CASES if not each.slow], indirect=True, ids=lambda case: case.name
+)
 def test_under_every_schedule_the_engine_is_pytorch(subject, tmp_path):
     family = subject.family
     schedules = other_schedules(family.num_layers, family.vision_scores, newlines=subject.case.newlines)
@@ -105,14 +116,27 @@ def test_under_every_schedule_the_engine_is_pytorch(subject, tmp_path):
         check_pruned(subject, schedule, tmp_path / name)
 
 
+def none(subject: Subject) -> Schedule:
+    return Schedule(num_layers=subject.family.num_layers)
+
+
 def merging(subject: Subject) -> Schedule:
     family = subject.family
     return merge_schedule(family.num_layers, family.vision_scores[0], newlines=subject.case.newlines)
 
 
+def check_whole(subject: Subject, runner: Any) -> None:
+    """A runner that drops nothing against transformers, batch by batch: tokens and logits."""
+    for name, batch in subject.batches.items():
+        logits, found = by_transformers(subject, batch), answers(runner, batch)
+        assert found.tokens == logits.argmax(axis=2).tolist(), f"{name}, {runner.name}"
+        np.testing.assert_allclose(found.logits, logits, atol=TOLERANCE, err_msg=f"{name}, {runner.name}")
+
+
 def check_pruned(subject: Subject, schedule: Schedule, out: Path) -> None:
     """Engine against PyTorch under one schedule, batch by batch: tokens, logits, lengths and kept tokens."""
     bundle = bundle_of(subject, schedule, out)
+    check_single_ops(subject.case, bundle)
     engine = OnnxRuntimeRunner(bundle)
     pytorch = ScheduledRunner(subject.model, subject.family, schedule)
     for kind, batch in subject.batches.items():
@@ -130,6 +154,7 @@ def check_pruned(subject: Subject, schedule: Schedule, out: Path) -> None:
             np.testing.assert_array_equal(mine.kept_visual, theirs.kept_visual, err_msg=what)
 
 
+@engines_of()
 def test_text_alone_drops_nothing(subject):
     schedule = merging(subject)
     batch = subject.batches["text"]
@@ -139,6 +164,7 @@ def test_text_alone_drops_nothing(subject):
     np.testing.assert_allclose(prefill.logits, original.logits, atol=TOLERANCE)
 
 
+@engines_of()
 def test_kept_tokens_keep_their_position_ids(subject):
     for batch in subject.batches.values():
         keep = np.arange(batch.num_visual)[None].repeat(len(batch.input_ids), axis=0)[:, ::3]

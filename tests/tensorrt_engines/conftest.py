@@ -1,18 +1,9 @@
-"""One tiny bundle for all tests here: a vision stage, a merge and a selection, so three layer groups; weights in it."""
+"""One tiny bundle for all tests here, and batches for it."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_models import build_tiny_llava
-
-from vitcop.calibrate.schedule import Clusters, Drop, Schedule, VisionStage
-
-SCHEDULE = Schedule(
-    num_layers=3,
-    vision=VisionStage(score="class_attention", keep=(3, 4), clusters=Clusters(centers=(1, 4))),
-    drops=(Drop(layer=1, op="merge", keep=(3, 4)), Drop(layer=2, keep=(1, 3))),
-)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -21,18 +12,13 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
-def model_folder(tmp_path_factory):
-    return build_tiny_llava(tmp_path_factory.mktemp("model") / "tiny", layers=3, vision_layers=2)
+def model_folder(wide_model):
+    return wide_model
 
 
 @pytest.fixture(scope="session")
-def bundle(model_folder, tmp_path_factory):
-    from vitcop.export.bundle import Bundle
-    from vitcop.export.compile import export_bundle
-
-    out = tmp_path_factory.mktemp("engines") / "bundle"
-    export_bundle(model_folder, SCHEDULE, out, copy_weights=True)
-    return Bundle.open(out)
+def bundle(wide_bundle):
+    return wide_bundle
 
 
 @pytest.fixture(scope="session")

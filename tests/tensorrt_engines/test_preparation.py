@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from vitcop.calibrate.schedule import Drop, Schedule
-from vitcop.export.bundle import Architecture, Bundle
+from vitcop.export.bundle import Architecture
 from vitcop.export.runtimes import open_target
 from vitcop.export.runtimes.tensorrt.estimate import GIB, estimate, weight_bytes
 from vitcop.export.runtimes.tensorrt.layers import check_plugin_layers, layer_names, selector_share
@@ -24,13 +24,11 @@ def no_tensorrt(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
 
 
-@pytest.fixture(scope="module")
-def referenced(model_folder, tmp_path_factory):
-    from vitcop.export.compile import export_bundle
-
-    out = tmp_path_factory.mktemp("referenced") / "bundle"
-    export_bundle(model_folder, Schedule(num_layers=3), out)
-    return Bundle.open(out)
+@pytest.fixture
+def referenced(bundle, model_folder):
+    """The bundle as it would be without `copy_weights`."""
+    weights = dataclasses.replace(bundle.manifest.weights, mode="referenced", folder=str(model_folder))
+    return dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, weights=weights))
 
 
 def test_without_tensorrt_it_says_what_to_install(bundle, no_tensorrt):

@@ -1,14 +1,11 @@
 """Bundles that the tests of half precision share, each exported once."""
 
-import json
-import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from tensorrt_checks import checked
-from tiny_models import build_tiny_llava
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
 
@@ -29,31 +26,10 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
-def half_model(tmp_path_factory) -> Path:
-    """A tiny model saved in fp16."""
-    return build_tiny_llava(tmp_path_factory.mktemp("half") / "m16", layers=3, vision_layers=2, dtype="float16")
-
-
-@pytest.fixture(scope="session")
 def exported_half(half_model, tmp_path_factory) -> Exported:
-    """Its bundle: what the exporter makes of a half-precision checkpoint."""
+    """The bundle of the fp16 model: what the exporter makes of a half-precision checkpoint."""
     out = export_bundle(half_model, PAPER, tmp_path_factory.mktemp("half") / "b16")
     return Exported(half_model, *load_model(Checkpoint.open(half_model)), checked(Bundle.open(out)))
-
-
-@pytest.fixture(scope="session")
-def wide(half_model, tmp_path_factory) -> Exported:
-    """The same weights saved in fp32, and the bundle of that."""
-    from safetensors.torch import load_file, save_file
-
-    folder = tmp_path_factory.mktemp("wide") / "m32"
-    shutil.copytree(half_model, folder)
-    tensors = {name: tensor.float() for name, tensor in load_file(half_model / "model.safetensors").items()}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    config = json.dumps(json.loads((folder / "config.json").read_text())).replace('"float16"', '"float32"')
-    (folder / "config.json").write_text(config)
-    bundle = checked(Bundle.open(export_bundle(folder, PAPER, folder.parent / "b32", copy_weights=True)))
-    return Exported(folder, *load_model(Checkpoint.open(folder)), bundle)
 
 
 @pytest.fixture(scope="session")

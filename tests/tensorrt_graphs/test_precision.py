@@ -42,9 +42,9 @@ def converted(bundle: Bundle, folder: Path, dtype: str) -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def narrow(wide, tmp_path_factory) -> Bundle:
+def narrow(wide_bundle, tmp_path_factory) -> Bundle:
     """The fp32 bundle, converted to fp16."""
-    return converted(wide.bundle, tmp_path_factory.mktemp("narrow") / "c16", "float16")
+    return converted(wide_bundle, tmp_path_factory.mktemp("narrow") / "c16", "float16")
 
 
 def load(bundle: Bundle, part: str) -> onnx.ModelProto:
@@ -103,8 +103,8 @@ def test_it_computes_what_the_half_precision_bundle_computes(narrow, exported_ha
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_contract_and_tables_hold(wide, tmp_path, dtype):
-    bundle = converted(wide.bundle, tmp_path / "half", dtype)
+def test_contract_and_tables_hold(wide_bundle, tmp_path, dtype):
+    bundle = converted(wide_bundle, tmp_path / "half", dtype)
     half = {"float16": "FP16", "bfloat16": "BF16"}[dtype]
     contract = graph_contract(bundle.schedule, bundle.manifest.architecture)
     for part in GRAPHS:
@@ -131,20 +131,20 @@ def test_contract_and_tables_hold(wide, tmp_path, dtype):
                 assert set(floats.values()) == ({"FP32"} if scored else {half}), f"{node.op_type} {floats}"
 
 
-def test_weights_are_those_of_the_shards_rounded(wide, tmp_path, monkeypatch):
+def test_weights_are_those_of_the_shards_rounded(wide_bundle, tmp_path, monkeypatch):
     monkeypatch.setattr(half_weights, "_CHUNK", 100)
     for dtype, kind in (("float16", np.float16), ("bfloat16", ml_dtypes.bfloat16)):
-        bundle = converted(wide.bundle, tmp_path / dtype, dtype)
+        bundle = converted(wide_bundle, tmp_path / dtype, dtype)
         seen = 0
         for part in GRAPHS:
             model = onnx.load(bundle.graph(part))
-            before = {tensor.name: tensor for tensor in load(wide.bundle, part).graph.initializer}
+            before = {tensor.name: tensor for tensor in load(wide_bundle, part).graph.initializer}
             for tensor in model.graph.initializer:
                 place = {entry.key: entry.value for entry in before.get(tensor.name, tensor).external_data}
                 if place:
                     size, offset = int(place["length"]) // 4, int(place["offset"])
                     source = np.fromfile(
-                        wide.bundle.weights_folder / place["location"], np.float32, count=size, offset=offset
+                        wide_bundle.weights_folder / place["location"], np.float32, count=size, offset=offset
                     )
                     found = onnx.numpy_helper.to_array(tensor).flatten()
                     np.testing.assert_array_equal(found.view(np.uint16), source.astype(kind).view(np.uint16))
@@ -152,6 +152,7 @@ def test_weights_are_those_of_the_shards_rounded(wide, tmp_path, monkeypatch):
         assert seen > 10
 
 
+@pytest.mark.slow
 def test_the_embedded_model_is_as_near_to_fp32_as_torch_in_fp16(shapes, tmp_path):
     """Logits within the error that PyTorch's own fp16 has; kept tokens the same, or near-ties of fp16."""
     batch, schedule = batch_of(shapes), shapes.bundle.schedule
@@ -183,18 +184,18 @@ def test_one_half_type_becomes_the_other(exported_half, tmp_path):
     np.testing.assert_array_equal(*(runner.prefill(batch).logits for runner in runners))
 
 
-def test_what_cannot_be_converted_is_refused_and_leaves_nothing(wide, tmp_path):
+def test_what_cannot_be_converted_is_refused_and_leaves_nothing(wide_bundle, tmp_path):
     with pytest.raises(InputError, match="'int8' is not one of float16, bfloat16"):
-        convert_graph(wide.bundle.graph("decode"), tmp_path / "d.onnx", "int8")
+        convert_graph(wide_bundle.graph("decode"), tmp_path / "d.onnx", "int8")
     with pytest.raises(InputError, match="not a vitcop bundle"):
         convert_graph(tmp_path / "decode.onnx", tmp_path / "d.onnx", "float16")
     with pytest.raises(InputError, match="not a graph of the bundle"):
-        convert_graph(wide.bundle.path / "other.onnx", tmp_path / "d.onnx", "float16")
+        convert_graph(wide_bundle.path / "other.onnx", tmp_path / "d.onnx", "float16")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_weight_that_fp16_cannot_hold_is_named(wide, tmp_path):
-    bundle = Bundle.open(shutil.copytree(wide.bundle.path, tmp_path / "bundle"))
+def test_a_weight_that_fp16_cannot_hold_is_named(wide_bundle, tmp_path):
+    bundle = Bundle.open(shutil.copytree(wide_bundle.path, tmp_path / "bundle"))
     weights = load(bundle, "prefill").graph.initializer
     weight = next(tensor for tensor in weights if tensor.name.endswith("layers.1.mlp.up_proj.weight"))
     place = {entry.key: entry.value for entry in weight.external_data}

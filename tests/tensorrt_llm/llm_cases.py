@@ -1,6 +1,7 @@
 """Tiny models for TensorRT-LLM packages: their bundles and schedules."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from vitcop.export.runtimes.base import EngineInfo
 from vitcop.export.runtimes.tensorrt_llm import VisionSide
 
 BUILDERS = {
-    "qwen2_5_vl": build_qwen2_5_vl,
-    "qwen3_vl": build_qwen3_vl,
+    "qwen2_5_vl": partial(build_qwen2_5_vl, depth=2, full=(1,)),
+    "qwen3_vl": partial(build_qwen3_vl, depth=2),
     "llava_next": build_llava_next,
     "llava_onevision": build_llava_onevision,
 }

@@ -63,7 +63,7 @@ def expected_of(packaged, images):
         ("qwen3_vl", "selecting"),
         pytest.param("qwen3_vl", "merging", marks=pytest.mark.slow),
         ("llava_next", "selecting"),
-        ("llava_next", "merging"),
+        pytest.param("llava_next", "merging", marks=pytest.mark.slow),
     ],
 )
 def test_embeddings_are_those_of_pytorch(packaged, imported, family, kind):
