@@ -39,7 +39,7 @@ NOT_RUN = (
     "main branch, each at the commit that `source` names beside it and not at one snapshot or "
     "release; positions and embeddings against PyTorch."
 )
-REQUIRES = {"numpy": "", "onnxruntime": ">=1.23 (or onnxruntime-gpu)", "pillow": "", "transformers": ">=5.14"}
+REQUIRES = {"numpy": "", "onnxruntime": ">=1.24 (or onnxruntime-gpu)", "pillow": "", "transformers": ">=5.14"}
 
 
 def api_table() -> dict[str, Any]:

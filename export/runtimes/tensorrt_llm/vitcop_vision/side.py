@@ -135,7 +135,10 @@ class VisionSide:
 
 
 def _processor(folder: Path) -> Processor:
-    from transformers import AutoImageProcessor, AutoTokenizer
+    from transformers import AutoTokenizer
+
+    # Not from the top: without torchvision older releases put something there that only says so.
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
     own = {"local_files_only": True, "trust_remote_code": False}
     tokenizer = AutoTokenizer.from_pretrained(folder, **own)
