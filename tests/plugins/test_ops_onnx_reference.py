@@ -2,12 +2,14 @@
 
 import cluster_cases
 import numpy as np
+import onnx
 import op_cases
 import pytest
 import torch
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 from onnx_reference import MOST_GATHERED, MendedEvaluator, run_reference
+from packaging.version import Version
 
 from vitcop.plugins.registry import ALL_OPS
 
@@ -52,6 +54,8 @@ def test_half_precision(name):
 def test_few_tokens(name, attributes, num_visual):
     if (name, num_visual) == ("density_peak_clusters", 0):
         pytest.skip("the nearest of no tokens is an ArgMin over an empty axis, which NumPy refuses")
+    if num_visual == 0 and Version(onnx.__version__) < Version("1.23"):
+        pytest.skip(f"the evaluator of onnx {onnx.__version__} loses the axes of what is empty")
     check(name, op_cases.inputs(name, 3, num_visual), attributes, evaluator_class=ReferenceEvaluator)
 
 

@@ -76,7 +76,7 @@ def test_embeddings_are_those_of_pytorch(packaged, imported, family, kind):
     pruned = side.prompt(text_of(subject, 3), images)
     for image, found, (embeddings, kept) in zip(images, pruned.images, expected_of(subject, images), strict=True):
         np.testing.assert_array_equal(found.kept, kept)
-        np.testing.assert_allclose(found.embeddings, embeddings, atol=2e-5, rtol=2e-5)
+        np.testing.assert_allclose(found.embeddings, embeddings, atol=5e-5, rtol=2e-5)
         assert len(kept) == subject.side.count(found.num_visual) < found.num_visual
         np.testing.assert_array_equal(side.image(image).embeddings, found.embeddings)
 

@@ -51,7 +51,7 @@ def cut_attention(model: "onnx.ModelProto") -> tuple[Cut, ...]:
     graph = model.graph
     made = {name: node for node in graph.node for name in node.output}
     shapes = {item.name: item.type.tensor_type for item in graph.input}
-    cuts, gone, scales = [], set(), {}
+    cuts, gone, scales = [], set[str](), {}
     for node in [node for node in graph.node if node.op_type == "Attention" and not node.domain]:
         layer, joins = _joins(node, made)
         attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
@@ -88,8 +88,9 @@ def cut_attention(model: "onnx.ModelProto") -> tuple[Cut, ...]:
             graph.output.append(helper.make_tensor_value_info(name, past.elem_type, [batch, count, 1, head_dim]))
         graph.input.append(helper.make_tensor_value_info(cut.attended, past.elem_type, [batch, heads, 1, head_dim]))
         _feed(graph, node.output[0], cut.attended)
-        gone |= {id(node), *(id(join) for join in joins)}
+        gone |= {each.output[0] for each in (node, *joins)}
         cuts.append(cut)
+    _read_batch_of_ids(graph)
     _remove(graph, gone)
     return tuple(cuts)
 
@@ -154,10 +155,22 @@ def _feed(graph: "onnx.GraphProto", old: str, new: str) -> None:
                 node.input[index] = new
 
 
-def _remove(graph: "onnx.GraphProto", gone: set[int]) -> None:
-    """Drop nodes, then every node and input that nothing reads any more, and the caches among the outputs."""
+def _read_batch_of_ids(graph: "onnx.GraphProto") -> None:
+    """The number of rows, which the graph may read off a cache, off `input_ids` instead."""
+    from onnx import helper
+
+    for node in graph.node:
+        if node.op_type == "Shape" and node.input[0].startswith(("past_key_", "past_value_")):
+            axes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+            if axes.get("start", 0) == 0 and axes.get("end") == 1:
+                node.input[0] = "input_ids"
+
+
+def _remove(graph: "onnx.GraphProto", gone: set[str]) -> None:
+    """Drop the nodes that make these values, then every node and input that nothing reads any more, and the caches among
+    the outputs."""
     kept_outputs = [item for item in graph.output if not item.name.startswith("present_")]
-    nodes = [node for node in graph.node if id(node) not in gone]
+    nodes = [node for node in graph.node if gone.isdisjoint(node.output)]
     wanted = {item.name for item in kept_outputs}
     while True:
         read = wanted | {name for node in nodes for name in node.input}
