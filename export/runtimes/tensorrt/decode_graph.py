@@ -167,8 +167,8 @@ def _read_batch_of_ids(graph: "onnx.GraphProto") -> None:
 
 
 def _remove(graph: "onnx.GraphProto", gone: set[str]) -> None:
-    """Drop the nodes that make these values, then every node and input that nothing reads any more, and the caches among
-    the outputs."""
+    """Drop the nodes that make these values, then every node and input that nothing reads any more, and the caches
+    among the outputs."""
     kept_outputs = [item for item in graph.output if not item.name.startswith("present_")]
     nodes = [node for node in graph.node if gone.isdisjoint(node.output)]
     wanted = {item.name for item in kept_outputs}
