@@ -3,6 +3,7 @@
 `verify` holds runners against each other, `generate` and `bench` drive any of them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,11 +21,16 @@ class DropTrace:
             whose place each merged token stands).
         scores: fp32 [B,V], where the runner can tell them (PyTorch can; an engine does not).
         assignment: fp32 [B,R,V] for a merge, where the runner can tell it: which tokens went into which.
+        labels: int64 [B,K], clusters of what was kept, of a vision stage that has them and a runner that tells them.
+        relabel: (row, share) -> int64 [N,K], the labels of a row when what they are found from moves at random by up to
+            a share of its largest number; PyTorch can tell.
     """
 
     kept_visual: np.ndarray
     scores: np.ndarray | None = None
     assignment: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    relabel: Callable[[int, float], np.ndarray] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

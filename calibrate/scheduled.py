@@ -197,7 +197,7 @@ class ScheduledRunner:
                 places=walk.places,
                 next_position=self._next_position(prompt, walk.stream),
             ),
-            vision=Dropped(kept_visual=kept.kept_patches, scores=kept.scores)
+            vision=Dropped(kept_visual=kept.kept_patches, scores=kept.scores, labels=kept.labels, relabel=kept.relabel)
             if self.schedule.vision or self._keep_by
             else None,
             drops=tuple(walk.dropped),

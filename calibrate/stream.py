@@ -3,8 +3,10 @@
 Shape letters: B batch, S sequence, V visual tokens now present, R visual tokens after a drop, H hidden.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from vitcop.calibrate.device_inputs import rows_of
@@ -46,11 +48,14 @@ class Stream:
 
 @dataclass(frozen=True, kw_only=True)
 class Dropped:
-    """A DropTrace that is still on the device: kept_visual int64 [B,R], scores fp32 [B,V], assignment fp32 [B,R,V]."""
+    """A DropTrace that is still on the device: kept_visual int64 [B,R], scores fp32 [B,V], assignment fp32 [B,R,V],
+    labels int64 [B,R]."""
 
     kept_visual: torch.Tensor
     scores: torch.Tensor | None
     assignment: torch.Tensor | None = None
+    labels: torch.Tensor | None = None
+    relabel: Callable[[int, float], np.ndarray] | None = None
 
     def trace(self) -> DropTrace:
         """On the host."""
@@ -58,6 +63,8 @@ class Dropped:
             kept_visual=self.kept_visual.cpu().numpy(),
             scores=None if self.scores is None else self.scores.cpu().numpy(),
             assignment=None if self.assignment is None else self.assignment.cpu().numpy(),
+            labels=None if self.labels is None else self.labels.cpu().numpy(),
+            relabel=self.relabel,
         )
 
 

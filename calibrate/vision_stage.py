@@ -11,8 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
+from vitcop.calibrate.clustering import Clustering
 from vitcop.calibrate.device_inputs import VisionTensors, rows_of
 from vitcop.calibrate.families.layout import GRID, GROUP, PATCHES
 from vitcop.calibrate.prompt import PromptBatch
@@ -65,6 +67,7 @@ class VisionKept:
         saliency: fp32 [B,K], the same of the kept, carried along for later drops; None for scores that tell nothing
             (uniform, random).
         labels: int64 [B,K] cluster of each; None without clusters.
+        relabel: `Clustering.moved` of these clusters.
     """
 
     planes: tuple[torch.Tensor, ...]
@@ -72,6 +75,7 @@ class VisionKept:
     scores: torch.Tensor | None = None
     saliency: torch.Tensor | None = None
     labels: torch.Tensor | None = None
+    relabel: Callable[[int, float], np.ndarray] | None = None
 
 
 @torch.inference_mode()
@@ -119,12 +123,14 @@ def keep_patches(output: VisionOutput, stage: VisionStage | None) -> VisionKept:
     else:
         scores_BV = ops.random_scores(tokens_BV, seed=stage.seed)
     kept_BK = ops.score_select(scores_BV, tokens_BV, num_visual, keep=stage.keep, order=stage.order)[2]
+    clustering = None if stage.clusters is None else _cluster(output, kept_BK, stage.clusters)
     return VisionKept(
         planes=tuple(rows_of(plane, kept_BK) for plane in output.planes),
         kept_patches=kept_BK,
         scores=scores_BV,
         saliency=scores_BV.gather(1, kept_BK) if told else None,
-        labels=None if stage.clusters is None else _cluster(output, kept_BK, stage.clusters),
+        labels=None if clustering is None else clustering.labels,
+        relabel=None if clustering is None else clustering.moved,
     )
 
 
@@ -160,17 +166,10 @@ def token_keys(output: VisionOutput) -> torch.Tensor:
     return output.keys[output.patches].float().mean(dim=2).flatten(2)
 
 
-def _cluster(output: VisionOutput, kept_BK: torch.Tensor, clusters: Clusters) -> torch.Tensor:
-    """Cluster labels int64 [B,K] of the kept tokens, by their keys and their places in their tiles."""
-    return ops.density_peak_clusters(
-        rows_of(token_keys(output), kept_BK),
-        rows_of(output.grid, kept_BK),
-        group_ids=rows_of(output.group, kept_BK),
-        centers=clusters.centers,
-        # Unused where the quantile decides, but the op wants a number.
-        cutoff_distance=8.0 if clusters.cutoff_distance is None else clusters.cutoff_distance,
-        cutoff_quantile=clusters.cutoff_quantile,
-        spatial_radius=clusters.spatial_radius,
+def _cluster(output: VisionOutput, kept_BK: torch.Tensor, clusters: Clusters) -> Clustering:
+    """Clusters of the kept tokens, by their keys and their places in their tiles."""
+    return Clustering.of(
+        rows_of(token_keys(output), kept_BK), rows_of(output.grid, kept_BK), rows_of(output.group, kept_BK), clusters
     )
 
 

@@ -1,9 +1,14 @@
 """Agreement of logits, prefixes and kept tokens; deviation of caches; the near-tie rule."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 
+from vitcop.calibrate.clustering import Clustering
 from vitcop.calibrate.runner import DropTrace, Prefill
+from vitcop.calibrate.schedule import Clusters
 from vitcop.export.measure.agreement import common_prefix, kept_agreement, logit_kl, max_deviation, top1_agreement
 from vitcop.export.measure.layers import layer_deviations
 from vitcop.export.measure.near_ties import compare_stages, compare_traces, is_near_tie, ulp_at
@@ -102,6 +107,34 @@ class TestNearTies:
         assert compare_traces(ours, self.trace([1, 2], None, second), 0) == "near_tie"
         assert compare_traces(ours, self.trace([2, 3], None, third), 0) == "different"
         assert compare_traces(ours, self.trace([0, 2], None, [[1, 1, 0, 0], [0, 0, 1, 1]]), 0) == "different"
+
+    def test_a_merged_group_of_one_is_told_from_a_kept_token(self):
+        # One cluster, both tokens stay: which of them is the merged one, and so doubled, may be a near-tie.
+        first, second = [[1, 0], [0, 2]], [[2, 0], [0, 1]]
+        for gap, verdict in ((3, "near_tie"), (30, "different")):
+            ours = self.trace([0, 1], [5.0, 5.0 + gap * self.ULP], first)
+            assert compare_traces(ours, self.trace([0, 1], None, second), 0) == verdict
+
+    def test_clusters(self):
+        # Three tokens on a line, two clusters: the one in the middle belongs to either side as it is moved.
+        group, at = torch.zeros(1, 3, dtype=torch.int64), torch.zeros(1, 3, 2)
+        clusters = Clusters(centers=(2, 3), spatial_radius=1.0)
+
+        def trace(middle, labels=None):
+            features = torch.tensor([[[0.0], [middle], [8.0]]])
+            found = Clustering.of(features, at, group, clusters)
+            told = found.labels.numpy() if labels is None else np.array([labels])
+            return replace(self.trace([0, 1, 2]), labels=told, relabel=found.moved)
+
+        near, far = trace(4.0), trace(4.1)
+        assert {tuple(row) for row in near.relabel(0, 16 * 2.0**-23)} == {(0, 0, 1), (0, 1, 1)}
+        for labels in ([0, 0, 1], [0, 1, 1]):
+            assert compare_traces(near, trace(4.0, labels), 0) in ("same", "near_tie")
+        assert compare_traces(near, trace(4.0, [0, 1, 0]), 0) == "different"
+        assert compare_traces(far, far, 0) == "same"
+        assert compare_traces(far, trace(4.1, [0, 0, 1]), 0) == "different"
+        assert compare_traces(replace(near, relabel=None), trace(4.0, [1, 1, 0]), 0) == "different"
+        assert compare_traces(near, self.trace([0, 1, 2]), 0) == "same"  # no labels are told
 
     def test_stages_end_at_the_first_that_differs(self):
         scores = [1.0, 5.0, 5.0 + 3 * self.ULP, 9.0]

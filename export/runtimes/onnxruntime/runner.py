@@ -62,7 +62,7 @@ class OnnxRuntimeRunner:
         start = perf_counter()
         seen = self._run_vision(batch)
         vision_done = perf_counter()
-        kept = seen.get("kept_patches")
+        kept, labels = seen.get("kept_patches"), seen.get("cluster_labels")
         short = batch if kept is None else batch.after_drop(kept)
         feeds = {
             "input_ids": short.input_ids,
@@ -85,7 +85,9 @@ class OnnxRuntimeRunner:
         return Prefill(
             logits=_logits(out),
             state=state,
-            vision=None if kept is None else DropTrace(kept_visual=kept),
+            vision=None
+            if kept is None
+            else DropTrace(kept_visual=kept, labels=None if labels is None else labels.numpy()),
             drops=tuple(
                 DropTrace(kept_visual=out[f"kept_visual_{index}"], assignment=out.get(f"assignment_{index}"))
                 for index in range(len(self.schedule.drops))

@@ -92,7 +92,7 @@ class EngineRun:
             return Prefill(
                 logits=logits,
                 state=state,
-                vision=DropTrace(kept_visual=_host(seen["kept_patches"])) if "kept_patches" in seen else None,
+                vision=_vision_trace(seen),
                 drops=tuple(_trace(out, index) for index in range(len(self.schedule.drops))),
                 kv_lengths=state.lengths,
                 kv_bytes=sum(tensor.numel() * tensor.element_size() for tensor in present.values()),
@@ -140,6 +140,13 @@ class EngineRun:
     def _check_state(self, state: DecodeState) -> None:
         if state.serial != self._serial:
             raise RuntimeError("the state belongs to an earlier prefill, whose memory a later one has taken over")
+
+
+def _vision_trace(seen: Mapping[str, torch.Tensor]) -> DropTrace | None:
+    if "kept_patches" not in seen:
+        return None
+    labels = seen.get("cluster_labels")
+    return DropTrace(kept_visual=_host(seen["kept_patches"]), labels=None if labels is None else _host(labels))
 
 
 def _trace(out: Mapping[str, torch.Tensor], index: int) -> DropTrace:
