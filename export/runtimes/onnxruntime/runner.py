@@ -62,7 +62,7 @@ class OnnxRuntimeRunner:
         start = perf_counter()
         seen = self._run_vision(batch)
         vision_done = perf_counter()
-        kept, labels = seen.get("kept_patches"), seen.get("cluster_labels")
+        kept = seen.get("kept_patches")
         short = batch if kept is None else batch.after_drop(kept)
         feeds = {
             "input_ids": short.input_ids,
@@ -85,9 +85,7 @@ class OnnxRuntimeRunner:
         return Prefill(
             logits=_logits(out),
             state=state,
-            vision=None
-            if kept is None
-            else DropTrace(kept_visual=kept, labels=None if labels is None else labels.numpy()),
+            vision=None if kept is None else DropTrace(kept_visual=kept, labels=_host(seen.get("cluster_labels"))),
             drops=tuple(
                 DropTrace(kept_visual=out[f"kept_visual_{index}"], assignment=out.get(f"assignment_{index}"))
                 for index in range(len(self.schedule.drops))
@@ -147,6 +145,11 @@ class OnnxRuntimeRunner:
             if group in self._sliding:
                 places[group] = short.places
         return places
+
+
+def _host(value: Any) -> np.ndarray | None:
+    """A tensor that may have stayed where the engine runs."""
+    return value if value is None or isinstance(value, np.ndarray) else value.numpy()
 
 
 def _logits(out: dict[str, Any]) -> np.ndarray:
