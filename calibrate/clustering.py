@@ -39,11 +39,12 @@ class Clustering:
     def moved(self, row: int, share: float) -> np.ndarray:
         """int64 [TRIALS,K]: the labels of a row when each feature moves at random, evenly by up to `share` of the
         largest feature of the row. The same on every call."""
-        features_1KD = self.features[row : row + 1].cpu()
+        features_1KD, grid_1K2, group_1K = (of[row : row + 1].cpu() for of in (self.features, self.grid, self.group))
         reach = share * features_1KD.abs().max()
         noise = torch.rand(TRIALS, *features_1KD.shape[1:], generator=torch.Generator().manual_seed(0)) * 2 - 1
-        grid, group = (of.cpu()[row : row + 1].expand(TRIALS, *of.shape[1:]) for of in (self.grid, self.group))
-        return _labels(features_1KD + reach * noise, grid.contiguous(), group.contiguous(), self.clusters).numpy()
+        return _labels(
+            features_1KD + reach * noise, grid_1K2.repeat(TRIALS, 1, 1), group_1K.repeat(TRIALS, 1), self.clusters
+        ).numpy()
 
 
 def _labels(features: torch.Tensor, grid: torch.Tensor, group: torch.Tensor, clusters: Clusters) -> torch.Tensor:

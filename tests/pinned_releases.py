@@ -1,6 +1,7 @@
 """Whether the tests run with the releases of constraints.txt. With others, what depends on a release is skipped."""
 
 import re
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -13,6 +14,7 @@ def pinned() -> dict[str, str]:
     return dict(line.split("==") for line in lines if line)
 
 
+@cache
 def differing(*names: str) -> dict[str, str]:
     """Installed versions that are not the pinned ones, by package; of some packages, or of all that are pinned and
     installed. A build's own label, as in 2.13.0+cpu, does not count."""

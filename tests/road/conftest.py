@@ -5,16 +5,12 @@ copy.
 """
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
+from road_project import Finished, Project, vitcop, write_project
 from tensorrt_checks import checked
 from tiny_models import build_tiny_llava
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from road_project import Finished, Project, vitcop, write_project
 
 from vitcop.export.bundle import Bundle
 
