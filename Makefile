@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT := out
 PIP := python -m pip --quiet --disable-pip-version-check
 
-.PHONY: constraints demo test test-latest test-oldest soak kernels plugin lint bench train gpu-check trt-check clean
+.PHONY: constraints demo test test-latest test-oldest soak kernels plugin lint lines bench train gpu-check trt-check clean
 
 # In the exact versions of constraints.txt, so that what passed once passes again.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -107,6 +107,10 @@ gpu-check: build/path
 # samples need scikit-learn.
 trt-check: build/path
 	PYTHONPATH=$(CURDIR)/build/path $(PYTHON) benchmarks/trt_check.py
+
+# Code lines by package: no blank lines, comments and docstrings.
+lines:
+	@$(PYTHON) benchmarks/code_lines.py
 
 clean:
 	rm -rf $(OUT) $(VENV) build *.egg-info examples/shapes_vqa/data

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from vitcop.calibrate.presets import preset
-from vitcop.calibrate.samples import load_samples
+from vitcop.calibrate.data.samples import load_samples
+from vitcop.calibrate.schedule.presets import preset
 from vitcop.export.bundle import Bundle
 from vitcop.export.compile import export_bundle
 from vitcop.export.measure import bench

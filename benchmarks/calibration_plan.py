@@ -4,8 +4,8 @@
 
 How many rules a cell has, and how many of them are cut early, is taken from a calibration that was run (the embedded
 model's); layers, keep counts and FLOPs are those of LLaVA-1.5-7B (576 visual and 64 other tokens, 32 layers) by the
-formula of `vitcop.calibrate.cost`. Only what comes behind a drop is run, as with cached prefixes. The throughput is an
-assumption, not a measurement: no 7B model was run. Writes results/calibration_plan.json.
+formula of `vitcop.calibrate.schedule.cost`. Only what comes behind a drop is run, as with cached prefixes. The
+throughput is an assumption, not a measurement: no 7B model was run. Writes results/calibration_plan.json.
 """
 
 import argparse
@@ -15,10 +15,11 @@ from collections import Counter
 from pathlib import Path
 from statistics import mean
 
-from vitcop.calibrate.calibration import Calibration, CalibrationSettings
-from vitcop.calibrate.choices import AT_INPUT
-from vitcop.calibrate.cost import DecoderShape, layer_flops
-from vitcop.calibrate.search.grid import cells, keep_counts
+from vitcop.calibrate.evaluate.grid import cells, keep_counts
+from vitcop.calibrate.evaluate.settings import CalibrationSettings
+from vitcop.calibrate.schedule.choices import AT_INPUT
+from vitcop.calibrate.schedule.cost import DecoderShape, layer_flops
+from vitcop.calibrate.search.calibration import Calibration
 
 LLAVA_7B = DecoderShape(hidden=4096, intermediate=11008, num_heads=32, num_kv_heads=32, head_dim=128, vocab=32064)
 NUM_LAYERS, NUM_VISUAL, TEXT_TOKENS = 32, 576, 64

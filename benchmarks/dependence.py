@@ -20,22 +20,22 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from vitcop.calibrate.attention_masks import causal_mask
-from vitcop.calibrate.calibration import CalibrationSettings
-from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.evaluation import Evaluator
-from vitcop.calibrate.image_clusters import image_clusters
-from vitcop.calibrate.loading import load_model
+from vitcop.calibrate.core.store import Store
+from vitcop.calibrate.data.image_clusters import image_clusters
+from vitcop.calibrate.data.samples import load_samples
+from vitcop.calibrate.evaluate.evaluation import Evaluator
+from vitcop.calibrate.evaluate.settings import CalibrationSettings
+from vitcop.calibrate.models.checkpoint import Checkpoint
+from vitcop.calibrate.models.loading import load_model
 from vitcop.calibrate.observe.dependence import answer_attention, gradient_times_input, remaining
-from vitcop.calibrate.observe.interval import Interval
 from vitcop.calibrate.observe.observing import observe
-from vitcop.calibrate.observe.ranks import first_places, held_share, spearman
 from vitcop.calibrate.observe.scores import first_tokens
 from vitcop.calibrate.observe.table import observation_table
 from vitcop.calibrate.observe.teacher_forcing import Forced, LayerPass, walk
-from vitcop.calibrate.samples import load_samples
-from vitcop.calibrate.store import Store
-from vitcop.calibrate.vision_stage import run_vision
+from vitcop.calibrate.run.attention_masks import causal_mask
+from vitcop.calibrate.run.vision_stage import run_vision
+from vitcop.calibrate.stats.cluster_interval import Interval
+from vitcop.calibrate.stats.ranks import first_places, held_share, spearman
 from vitcop.export.measure import machine_facts
 
 HERE = Path(__file__).parent

@@ -15,13 +15,13 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.loading import load_model
-from vitcop.calibrate.presets import preset
-from vitcop.calibrate.prompt import PromptBatch
-from vitcop.calibrate.runner import Prefill
-from vitcop.calibrate.samples import batches, load_samples
-from vitcop.calibrate.scheduled import ScheduledRunner
+from vitcop.calibrate.data.samples import batches, load_samples
+from vitcop.calibrate.models.checkpoint import Checkpoint
+from vitcop.calibrate.models.loading import load_model
+from vitcop.calibrate.models.prompt import PromptBatch
+from vitcop.calibrate.run.runner import Prefill
+from vitcop.calibrate.run.scheduled import ScheduledRunner
+from vitcop.calibrate.schedule.presets import preset
 from vitcop.export.measure import machine_facts
 
 HERE = Path(__file__).parent

@@ -9,11 +9,11 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from vitcop.calibrate.budget import solve_counts
-from vitcop.calibrate.choices import AT_INPUT, Choice, Rule, schedule_of
-from vitcop.calibrate.evaluation import Evaluator, Losses, Part
-from vitcop.calibrate.presets import nearest_reference
-from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.evaluate.evaluation import Evaluator, Losses, Part
+from vitcop.calibrate.schedule.budget import solve_counts
+from vitcop.calibrate.schedule.choices import AT_INPUT, Choice, Rule, schedule_of
+from vitcop.calibrate.schedule.presets import nearest_reference
+from vitcop.calibrate.schedule.schedule import Schedule
 
 INPUT_SHARES = (1.1, 1.25, 1.5, 2.0, 3.0)
 """Tokens at LLM input, in units of the budget."""

@@ -58,7 +58,7 @@ def resident() -> dict[str, int]:
 def child(model_dir: Path, schedule_name: str, out: Path) -> None:
     """Export, and print what each part took as one line of JSON."""
     clock = Clock()
-    from vitcop.calibrate.presets import preset
+    from vitcop.calibrate.schedule.presets import preset
     from vitcop.export.compile import export_bundle
 
     clock.mark("import")

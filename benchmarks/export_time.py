@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from time import process_time
 
-from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.presets import preset
-from vitcop.calibrate.schedule import Drop, Schedule
+from vitcop.calibrate.models.checkpoint import Checkpoint
+from vitcop.calibrate.schedule.presets import preset
+from vitcop.calibrate.schedule.schedule import Drop, Schedule
 from vitcop.export.capture import capture_decode, capture_prefill, capture_vision, example_tables
 from vitcop.export.capture.paths import module_paths
 from vitcop.export.capture.skeleton import load_skeleton

@@ -18,9 +18,9 @@ from typing import Any
 
 import midsize_llava
 
-from vitcop.calibrate.latency import CostTable
-from vitcop.calibrate.samples import load_samples
-from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.data.samples import load_samples
+from vitcop.calibrate.schedule.latency import CostTable
+from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.export.bundle import Bundle
 from vitcop.export.compile import export_bundle
 from vitcop.export.measure import machine_facts

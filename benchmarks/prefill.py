@@ -18,14 +18,14 @@ import midsize_llava as model
 import numpy as np
 import torch
 
-from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.cost import DecoderShape, prefill_cost
-from vitcop.calibrate.loading import load_model
-from vitcop.calibrate.presets import preset
-from vitcop.calibrate.prompt import PromptBatch
-from vitcop.calibrate.runner import Runner
-from vitcop.calibrate.schedule import Schedule
-from vitcop.calibrate.scheduled import OriginalRunner, ScheduledRunner
+from vitcop.calibrate.models.checkpoint import Checkpoint
+from vitcop.calibrate.models.loading import load_model
+from vitcop.calibrate.models.prompt import PromptBatch
+from vitcop.calibrate.run.runner import Runner
+from vitcop.calibrate.run.scheduled import OriginalRunner, ScheduledRunner
+from vitcop.calibrate.schedule.cost import DecoderShape, prefill_cost
+from vitcop.calibrate.schedule.presets import preset
+from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.export.bundle import Bundle
 from vitcop.export.compile import export_bundle
 from vitcop.export.measure import machine_facts

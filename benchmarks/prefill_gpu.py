@@ -32,11 +32,11 @@ import sparse_checkpoint as published
 import torch
 from roofline import Peaks, prefill_work, roofline_seconds
 
-from vitcop.calibrate.device_inputs import PromptTensors, VisionTensors
-from vitcop.calibrate.families import family_of
-from vitcop.calibrate.original import cache_bytes
-from vitcop.calibrate.presets import preset
-from vitcop.calibrate.scheduled import ScheduledRunner
+from vitcop.calibrate.models.families import family_of
+from vitcop.calibrate.run.device_inputs import PromptTensors, VisionTensors
+from vitcop.calibrate.run.original import cache_bytes
+from vitcop.calibrate.run.scheduled import ScheduledRunner
+from vitcop.calibrate.schedule.presets import preset
 from vitcop.export.measure import machine_facts
 from vitcop.plugins.cuda import library
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import scipy.optimize
 
-from vitcop.calibrate.choices import AT_INPUT, Choice, Rule
-from vitcop.calibrate.cost import DecoderShape
+from vitcop.calibrate.schedule.choices import AT_INPUT, Choice, Rule
+from vitcop.calibrate.schedule.cost import DecoderShape
 from vitcop.calibrate.search.constraints import Constraint, CostModel, flops_cost, token_cost
 from vitcop.calibrate.search.programme import best_sets
 from vitcop.export.measure import machine_facts

@@ -25,18 +25,18 @@ import exhaustive
 import quality_tables
 from quality_methods import METHODS, OURS, PAPER, measure, methods_at
 
-from vitcop.calibrate.calibration import CalibrationSettings
-from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.evaluation import Evaluator, Losses, Part
-from vitcop.calibrate.image_clusters import clusters_by_id
-from vitcop.calibrate.loading import load_model
-from vitcop.calibrate.processor_files import processor_digest
-from vitcop.calibrate.samples import Sample, load_samples, samples_digest
-from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.core.store import Store, key_of
+from vitcop.calibrate.data.image_clusters import clusters_by_id
+from vitcop.calibrate.data.samples import Sample, load_samples, samples_digest
+from vitcop.calibrate.evaluate.evaluation import Evaluator, Losses, Part
+from vitcop.calibrate.evaluate.settings import CalibrationSettings
+from vitcop.calibrate.models.checkpoint import Checkpoint
+from vitcop.calibrate.models.loading import load_model
+from vitcop.calibrate.models.processor_files import processor_digest
+from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.calibrate.search.calibrating import calibrate
-from vitcop.calibrate.store import Store, key_of
 from vitcop.calibrate.work.executors.opening import open_executor
-from vitcop.export.measure.machine import machine_facts
+from vitcop.export.machine import machine_facts
 from vitcop.pipeline.versions import stage_version
 
 HERE = Path(__file__).parent

@@ -4,12 +4,12 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from vitcop.calibrate.evaluation import Evaluator, Losses, Part
-from vitcop.calibrate.presets import controls, paper_schedule
-from vitcop.calibrate.rivals import RIVALS, Rival, VisionZip
-from vitcop.calibrate.runner import Runner
-from vitcop.calibrate.schedule import Schedule, VisionStage
-from vitcop.calibrate.scheduled import ScheduledRunner
+from vitcop.calibrate.baselines import RIVALS, Rival, VisionZip
+from vitcop.calibrate.evaluate.evaluation import Evaluator, Losses, Part
+from vitcop.calibrate.run.runner import Runner
+from vitcop.calibrate.run.scheduled import ScheduledRunner
+from vitcop.calibrate.schedule.presets import controls, paper_schedule
+from vitcop.calibrate.schedule.schedule import Schedule, VisionStage
 from vitcop.plugins.errors import InputError
 
 OURS, PAPER = "calibrated", "paper preset"

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from quality_methods import METHODS, OURS, PAPER
 
-from vitcop.calibrate.evaluation import Losses
-from vitcop.calibrate.front import front_points
-from vitcop.calibrate.intervals import percentile_interval, resampled_means
-from vitcop.calibrate.losses import Estimate
-from vitcop.calibrate.verdict import averaged, compare
+from vitcop.calibrate.evaluate.evaluation import Losses
+from vitcop.calibrate.evaluate.losses import Estimate
+from vitcop.calibrate.stats.front import front_points
+from vitcop.calibrate.stats.intervals import percentile_interval, resampled_means
+from vitcop.calibrate.stats.verdict import averaged, compare
 
 COMPARED = ("kl", "exact")
 NOT_REACHED = "n/a"

@@ -8,7 +8,7 @@ selectors, norms, rotary embedding and softmax count for nothing, so a real run 
 size d, MLP width m, Nh query and Nkv key-value heads of size D, two FLOPs for each multiply-accumulate, a bytes per
 value:
 
-    decoder   FLOPs as in vitcop.calibrate.cost, B times
+    decoder   FLOPs as in vitcop.calibrate.schedule.cost, B times
               weights      a·(2·d·D·(Nh + Nkv) + 3·d·m)
               activations  a·B·n·(4·d + 2·(Nh + 2·Nkv)·D + 2·Nh·D + 6·m)
     tower     B·(8·n·d² + 4·n²·d + 4·n·d·m) FLOPs
@@ -25,8 +25,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vitcop.calibrate.cost import DecoderShape, layer_flops
-from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.schedule.cost import DecoderShape, layer_flops
+from vitcop.calibrate.schedule.schedule import Schedule
 
 
 @dataclass(frozen=True)

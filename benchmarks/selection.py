@@ -13,7 +13,7 @@ from typing import Any
 import selection_cpu
 import torch
 
-from vitcop.export.measure.machine import machine_facts
+from vitcop.export.machine import machine_facts
 from vitcop.plugins.cuda import library
 
 OUT = Path(os.environ.get("OUT", Path(__file__).parent / "results"))

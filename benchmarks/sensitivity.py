@@ -23,17 +23,16 @@ from typing import Any
 
 import torch
 
-from vitcop.calibrate.calibration import CalibrationSettings
-from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.choices import AT_INPUT, Choice, Rule
-from vitcop.calibrate.evaluation import Evaluator, Part
-from vitcop.calibrate.loading import load_model
-from vitcop.calibrate.prefix_cache import prefix_cache
-from vitcop.calibrate.samples import load_samples
-from vitcop.calibrate.schedule import Drop, Schedule
-from vitcop.calibrate.search.grid import cells, keep_counts
-from vitcop.calibrate.search.sensitivity import Row, measure_cell
-from vitcop.calibrate.store import Store
+from vitcop.calibrate.core.store import Store
+from vitcop.calibrate.data.samples import load_samples
+from vitcop.calibrate.evaluate.evaluation import Evaluator, Part, prefix_cache
+from vitcop.calibrate.evaluate.grid import cells, keep_counts
+from vitcop.calibrate.evaluate.sensitivity import Row, measure_cell
+from vitcop.calibrate.evaluate.settings import CalibrationSettings
+from vitcop.calibrate.models.checkpoint import Checkpoint
+from vitcop.calibrate.models.loading import load_model
+from vitcop.calibrate.schedule.choices import AT_INPUT, Choice, Rule
+from vitcop.calibrate.schedule.schedule import Drop, Schedule
 from vitcop.export.measure import machine_facts
 
 HERE = Path(__file__).parent

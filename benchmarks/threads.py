@@ -11,10 +11,10 @@ import json
 import time
 from pathlib import Path
 
-from vitcop.calibrate.calibration import CalibrationSettings
-from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.presets import preset
-from vitcop.calibrate.samples import Sample, load_samples
+from vitcop.calibrate.data.samples import Sample, load_samples
+from vitcop.calibrate.evaluate.settings import CalibrationSettings
+from vitcop.calibrate.models.checkpoint import Checkpoint
+from vitcop.calibrate.schedule.presets import preset
 from vitcop.calibrate.work.executors import InProcess
 from vitcop.calibrate.work.job import Job
 from vitcop.calibrate.work.units import losses_unit

@@ -104,9 +104,9 @@ class Reference:
         if dtype not in self._runs:
             import torch
 
-            from vitcop.calibrate.checkpoint import Checkpoint
-            from vitcop.calibrate.loading import load_model
-            from vitcop.calibrate.scheduled import ScheduledRunner
+            from vitcop.calibrate.models.checkpoint import Checkpoint
+            from vitcop.calibrate.models.loading import load_model
+            from vitcop.calibrate.run.scheduled import ScheduledRunner
 
             torch.backends.cudnn.allow_tf32 = False  # It is on for convolutions, and this is the reference.
             model, _, family = load_model(Checkpoint.open(self.model), device=self.device, dtype=dtype)
@@ -116,7 +116,7 @@ class Reference:
 
     def follow(self, runner: Any, batch: Any, index: int) -> dict[str, Any]:
         """One runner through one batch, along the tokens that PyTorch in fp32 chose."""
-        from vitcop.calibrate.generation import continue_forced, continue_free
+        from vitcop.calibrate.run.generation import continue_forced, continue_free
 
         done = runner.prefill(batch)
         if "float32" not in self._runs and not hasattr(runner, "kv"):
@@ -199,8 +199,8 @@ def question(sample: Any) -> str:
 
 def prompts(bundle: Any, folder: Path, *, text_alone: bool = False) -> list[Any]:
     """Batches of `ROWS` and of one, of questions of different lengths; or a few of the questions without images."""
-    from vitcop.calibrate.loading import load_processor
-    from vitcop.calibrate.samples import batches, load_samples
+    from vitcop.calibrate.data.samples import batches, load_samples
+    from vitcop.calibrate.models.loading import load_processor
     from vitcop.pipeline.preflight import family_in
 
     data = folder / "data"

@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from vitcop.calibrate.calibration import CalibrationSettings
-from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.presets import preset
+from vitcop.calibrate.evaluate.settings import CalibrationSettings
+from vitcop.calibrate.models.checkpoint import Checkpoint
+from vitcop.calibrate.schedule.presets import preset
 from vitcop.calibrate.work.executors import Executor, Factory, InProcess, Json, Processes, Ray
 from vitcop.calibrate.work.job import Job
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import onnx_ir as ir
 import torch
 
-from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.families import family_of
-from vitcop.calibrate.loading import load_config, load_processor
-from vitcop.calibrate.progress import NoProgress, Progress
-from vitcop.calibrate.schedule import Schedule
-from vitcop.calibrate.schedule_check import check_schedule
+from vitcop.calibrate.core.progress import NoProgress, Progress
+from vitcop.calibrate.models.checkpoint import Checkpoint
+from vitcop.calibrate.models.families import family_of
+from vitcop.calibrate.models.loading import load_config, load_processor
+from vitcop.calibrate.models.schedule_check import check_schedule
+from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.export.bundle import architecture_of, copy_processor_files, write_bundle, writing_bundle
 from vitcop.export.bundle.counts import least_visual_count, whole_counts
 from vitcop.export.bundle.hashing import hash_in_background

@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import Any
 
 _STEPS = {
-    "run": "vitcop.pipeline.steps.run",
+    "run": "vitcop.pipeline.running",
     "calibrate": "vitcop.pipeline.steps.calibrate",
     "export": "vitcop.pipeline.steps.export",
     "build": "vitcop.pipeline.steps.build",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from vitcop.calibrate.progress import NoProgress, Progress
+from vitcop.calibrate.core.progress import NoProgress, Progress
 
 _PLAIN_SECONDS = 20.0
 

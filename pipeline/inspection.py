@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from vitcop.plugins.errors import InputError
 
 if TYPE_CHECKING:
-    from vitcop.calibrate.schedule import Schedule
+    from vitcop.calibrate.schedule.schedule import Schedule
 
 
 MAX_SIDE = 10_000
@@ -31,7 +31,7 @@ def inspect(path: str | Path, *, image_size: str | None = None) -> Inspection:
     path = Path(path)
     size = None if image_size is None else parse_size(image_size)
     if path.is_file():
-        from vitcop.calibrate.schedule import Schedule
+        from vitcop.calibrate.schedule.schedule import Schedule
 
         if size is not None:
             raise InputError(f"{path}: a schedule knows no image sizes; give a model folder with --image-size")
@@ -56,7 +56,7 @@ def visual_tokens_of(folder: Path, size: tuple[int, int]) -> int:
     """Visual tokens of one image of (width, height) pixels, as the folder's own processor makes them."""
     from PIL import Image
 
-    from vitcop.calibrate.loading import load_processor
+    from vitcop.calibrate.models.loading import load_processor
     from vitcop.pipeline.preflight import family_in
 
     processor, family = load_processor(folder), family_in(folder)
@@ -69,7 +69,7 @@ def inspect_schedule(
 ) -> Inspection:
     """A schedule as a table; in tokens where the number of visual tokens is known, else in per cent of the original."""
     if model is not None:
-        from vitcop.calibrate.checkpoint import Checkpoint
+        from vitcop.calibrate.models.checkpoint import Checkpoint
         from vitcop.pipeline.preflight import model_shape
 
         num_visual = model_shape(Checkpoint.open(model))[1]
@@ -178,8 +178,8 @@ def _inspect_bundle(path: Path, size: tuple[int, int] | None) -> Inspection:
 def _inspect_model(path: Path, size: tuple[int, int] | None) -> Inspection:
     from typing import get_args
 
-    from vitcop.calibrate.checkpoint import Checkpoint
-    from vitcop.calibrate.schedule import DropScore
+    from vitcop.calibrate.models.checkpoint import Checkpoint
+    from vitcop.calibrate.schedule.schedule import DropScore
     from vitcop.pipeline.preflight import family_in
 
     checkpoint = Checkpoint.open(path)

@@ -4,16 +4,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vitcop.pipeline.digests import Digests, digest_of
+from vitcop.calibrate.core.digests import Digests, digest_of
 from vitcop.pipeline.recipe import Recipe
 from vitcop.pipeline.recipe_values import PRESETS
 from vitcop.plugins.errors import InputError
 
 if TYPE_CHECKING:
-    from vitcop.calibrate.checkpoint import Checkpoint
-    from vitcop.calibrate.families import Family
-    from vitcop.calibrate.samples import Sample
-    from vitcop.calibrate.schedule import Schedule
+    from vitcop.calibrate.data.samples import Sample
+    from vitcop.calibrate.models.checkpoint import Checkpoint
+    from vitcop.calibrate.models.families import Family
+    from vitcop.calibrate.schedule.schedule import Schedule
 
 SPLITS = ("calibration", "selection", "evaluation")
 
@@ -43,10 +43,10 @@ class Checked:
 
 def check_recipe(recipe: Recipe, digests: Digests) -> Checked:
     """Open model folder, target and every sample of every split. Raises InputError for the first thing wrong."""
-    from vitcop.calibrate.checkpoint import Checkpoint
-    from vitcop.calibrate.latency import CostTable
-    from vitcop.calibrate.samples import load_samples, samples_digest
-    from vitcop.calibrate.schedule_check import check_schedule
+    from vitcop.calibrate.data.samples import load_samples, samples_digest
+    from vitcop.calibrate.models.checkpoint import Checkpoint
+    from vitcop.calibrate.models.schedule_check import check_schedule
+    from vitcop.calibrate.schedule.latency import CostTable
     from vitcop.export.runtimes import open_target
 
     checkpoint = Checkpoint.open(recipe.model)
@@ -102,10 +102,10 @@ def load_schedule(source: str | Path, checkpoint: "Checkpoint") -> "Schedule":
     Whether a file's schedule belongs to the model is not checked here (`schedule_check.check_schedule`). Raises
     InputError where there is no such file or preset, or the model is too shallow for the preset.
     """
-    from vitcop.calibrate.schedule import Schedule
+    from vitcop.calibrate.schedule.schedule import Schedule
 
     if source in PRESETS:
-        from vitcop.calibrate.presets import preset
+        from vitcop.calibrate.schedule.presets import preset
 
         family = family_in(checkpoint.path)
         return replace(
@@ -126,7 +126,7 @@ def model_shape(checkpoint: "Checkpoint") -> tuple[int, int]:
 
 def family_in(folder: Path) -> "Family":
     """The model family of a model folder or bundle, from its config.json."""
-    from vitcop.calibrate.families import family_of
-    from vitcop.calibrate.loading import load_config
+    from vitcop.calibrate.models.families import family_of
+    from vitcop.calibrate.models.loading import load_config
 
     return family_of(load_config(folder))

@@ -12,11 +12,11 @@ from vitcop.pipeline.recipe_values import (
     PRESETS,
     check_gates,
     check_metric,
-    check_search,
     parse_budget,
     relative_path,
     schedule_source,
 )
+from vitcop.pipeline.search_settings import check_search
 from vitcop.plugins.errors import InputError
 
 RecipePath = Annotated[Path, BeforeValidator(relative_path)]

@@ -50,17 +50,8 @@ def check_gates(value: Any) -> Any:
 
 def check_metric(value: Any) -> Any:
     """The name of a task score. Raises ValueError for an unknown one."""
-    from vitcop.calibrate.task_scores import metric_of
+    from vitcop.calibrate.data.task_scores import metric_of
 
     if isinstance(value, str):
         metric_of(value)
-    return value
-
-
-def check_search(value: Any) -> Any:
-    """Settings of the search. Raises ValueError for an unknown name or a wrong type."""
-    from vitcop.pipeline.search_settings import search_settings
-
-    if isinstance(value, Mapping):
-        search_settings(value)
     return value

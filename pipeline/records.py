@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vitcop.calibrate.core.digests import digest_of
+from vitcop.calibrate.core.partial import write_text
 from vitcop.pipeline.console import dump_json
-from vitcop.pipeline.digests import digest_of
-from vitcop.pipeline.partial import write_text
 
 SCHEMA_VERSION = 1
 

@@ -9,12 +9,12 @@ from vitcop.pipeline.recipe_values import parse_budget
 from vitcop.plugins.errors import InputError
 
 if TYPE_CHECKING:
-    from vitcop.calibrate.calibration import CalibrationSettings
+    from vitcop.calibrate.evaluate.settings import CalibrationSettings
 
 
 def search_settings(values: Mapping[str, Any] | None) -> "CalibrationSettings":
     """Check names and types against the defaults. Raises InputError that names the setting and the nearest one."""
-    from vitcop.calibrate.calibration import CalibrationSettings
+    from vitcop.calibrate.evaluate.settings import CalibrationSettings
 
     defaults = {item.name: item.default for item in dataclasses.fields(CalibrationSettings)}
     taken: dict[str, Any] = {}
@@ -53,3 +53,10 @@ def _element(name: str, value: Any, default: tuple[Any, ...]) -> Any:
         return parse_budget(value)
     except ValueError:
         raise InputError(f"{name}: expected shares above 0 and at most 1, found {value!r}") from None
+
+
+def check_search(value: Any) -> Any:
+    """Settings of the search. Raises ValueError for an unknown name or a wrong type."""
+    if isinstance(value, Mapping):
+        search_settings(value)
+    return value

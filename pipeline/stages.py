@@ -119,7 +119,7 @@ def _verify_inputs(recipe: Recipe, checked: Checked) -> dict[str, str]:
 
 
 def _run_calibrate(stage: StageRun) -> None:
-    from vitcop.pipeline.partial import write_text
+    from vitcop.calibrate.core.partial import write_text
     from vitcop.pipeline.preflight import load_schedule
     from vitcop.pipeline.steps.calibrate import Workers, open_search
 
@@ -260,7 +260,7 @@ def _engine_versions(recipe: Recipe) -> dict[str, str]:
 
 def _bench_versions(recipe: Recipe) -> dict[str, str]:
     # Times are of one machine: another CPU, or another number of cores to use, means measuring again.
-    from vitcop.export.measure.machine import machine_facts
+    from vitcop.export.machine import machine_facts
 
     facts = machine_facts()
     return _target_versions(recipe) | {name: str(facts[name]) for name in ("cpu", "cores")}

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vitcop.calibrate.core.partial import discard_leftovers
 from vitcop.pipeline.inspection import size_text
-from vitcop.pipeline.partial import discard_leftovers
 from vitcop.plugins.errors import InputError
 
 MARKER = ".vitcop"

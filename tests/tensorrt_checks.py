@@ -5,8 +5,8 @@ from pathlib import Path
 
 import onnx
 
-from vitcop.calibrate.prompt import PromptBatch
-from vitcop.calibrate.runner import Prefill
+from vitcop.calibrate.models.prompt import PromptBatch
+from vitcop.calibrate.run.runner import Prefill
 from vitcop.export.bundle import GRAPHS, Bundle
 from vitcop.export.runtimes.tensorrt.operator_check import examine_operators
 from vitcop.export.runtimes.tensorrt.operator_table import RELEASES

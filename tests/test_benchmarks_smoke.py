@@ -12,13 +12,13 @@ import pytest
 import torch
 from tiny_models import build_tiny_llava
 
-from vitcop.calibrate.cost import DecoderShape, prefill_cost
-from vitcop.calibrate.evaluation import Evaluator
-from vitcop.calibrate.families import family_of
-from vitcop.calibrate.original import cache_bytes
-from vitcop.calibrate.presets import preset
-from vitcop.calibrate.schedule import Schedule, VisionStage
-from vitcop.calibrate.scheduled import ScheduledRunner
+from vitcop.calibrate.evaluate.evaluation import Evaluator
+from vitcop.calibrate.models.families import family_of
+from vitcop.calibrate.run.original import cache_bytes
+from vitcop.calibrate.run.scheduled import ScheduledRunner
+from vitcop.calibrate.schedule.cost import DecoderShape, prefill_cost
+from vitcop.calibrate.schedule.presets import preset
+from vitcop.calibrate.schedule.schedule import Schedule, VisionStage
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 ONE_TOKEN = VisionStage(keep=(1, 8))

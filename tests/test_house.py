@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -21,14 +22,14 @@ LIGHT = (
     "vitcop.plugins.cuda.build",
     "vitcop.plugins.tensorrt.build",
     "vitcop.plugins.tensorrt.paths",
-    "vitcop.calibrate.schedule",
-    "vitcop.calibrate.latency",
-    "vitcop.calibrate.presets",
-    "vitcop.calibrate.prompt",
-    "vitcop.calibrate.samples",
+    "vitcop.calibrate.schedule.schedule",
+    "vitcop.calibrate.schedule.latency",
+    "vitcop.calibrate.schedule.presets",
+    "vitcop.calibrate.models.prompt",
+    "vitcop.calibrate.data.samples",
     "vitcop.calibrate.observe.observation",
     "vitcop.calibrate.observe.table",
-    "vitcop.calibrate.checkpoint",
+    "vitcop.calibrate.models.checkpoint",
     "vitcop.export.bundle",
     "vitcop.export.runtimes",
     "vitcop.pipeline",
@@ -61,6 +62,37 @@ def test_imports_run_one_way(package: str) -> None:
             assert head not in FLOORS, f"{path} imports {name} by its bare name"
             if head == "vitcop":
                 assert rest.split(".")[0] in below, f"{path} imports {name} from a floor above"
+
+
+def _imports_of_modules() -> dict[str, set[str]]:
+    """The modules that each of ours imports, at its head or inside a function, or for annotations alone."""
+    modules = {}
+    for package in FLOORS:
+        for path in _sources(package):
+            name = ".".join(("vitcop", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+            modules[name] = _imported(ast.parse(path.read_text(encoding="utf-8")))
+    return {
+        name: {each if each in modules else each.rpartition(".")[0] for each in imported} & modules.keys() - {name}
+        for name, imported in modules.items()
+    }
+
+
+def test_no_import_cycle_between_files() -> None:
+    tuple(TopologicalSorter(_imports_of_modules()).static_order())  # raises CycleError, which names the files
+
+
+def test_no_import_cycle_between_packages() -> None:
+    """Of packages one below the floors, and the files beside them."""
+    packages: dict[str, set[str]] = {}
+    for name, imported in _imports_of_modules().items():
+        own = packages.setdefault(_package(name), set())
+        own |= {_package(each) for each in imported} - {_package(name)}
+    tuple(TopologicalSorter(packages).static_order())
+
+
+def _package(module: str) -> str:
+    """`vitcop.calibrate.models` of `vitcop.calibrate.models.families.llava`."""
+    return ".".join(module.split(".")[:3])
 
 
 def test_listed_packages_are_the_folders() -> None:

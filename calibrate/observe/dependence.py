@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vitcop.calibrate.attention_masks import causal_mask
-from vitcop.calibrate.device_inputs import places_of
 from vitcop.calibrate.observe.teacher_forcing import Forced, LayerPass, walk
+from vitcop.calibrate.run.attention_masks import causal_mask
+from vitcop.calibrate.run.device_inputs import places_of
 
 if TYPE_CHECKING:
-    from vitcop.calibrate.families import Family
+    from vitcop.calibrate.models.families import Family
 
 
 def answer_attention(seen: LayerPass, forced: Forced, *, window: int | None) -> torch.Tensor:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vitcop.calibrate.choices import TELLS_NOTHING, Rule
-from vitcop.calibrate.image_clusters import linked
-from vitcop.calibrate.observe.interval import Interval
+from vitcop.calibrate.data.image_clusters import linked
 from vitcop.calibrate.observe.key_norms import summary
 from vitcop.calibrate.observe.pieces import Observed
-from vitcop.calibrate.observe.score_names import SMALLEST, score_name
+from vitcop.calibrate.schedule.choices import TELLS_NOTHING, Rule
+from vitcop.calibrate.schedule.score_names import SMALLEST, score_name
+from vitcop.calibrate.stats.cluster_interval import Interval
 from vitcop.plugins.errors import InputError
 
 ATTENTION, GRADIENT = "attention", "gradient"

@@ -10,28 +10,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from vitcop.calibrate.choices import Rule
-from vitcop.calibrate.evaluation import Part
-from vitcop.calibrate.image_clusters import pictures_of
+from vitcop.calibrate.core.progress import NoProgress, Progress
+from vitcop.calibrate.core.store import Store, key_of
+from vitcop.calibrate.data.image_clusters import pictures_of
+from vitcop.calibrate.data.samples import Sample
+from vitcop.calibrate.evaluate.evaluation import Part
+from vitcop.calibrate.evaluate.targets import Target
+from vitcop.calibrate.models.prompt import PromptBatch
 from vitcop.calibrate.observe.dependence import answer_attention, gradient_times_input, remaining
 from vitcop.calibrate.observe.key_norms import norm_rows
 from vitcop.calibrate.observe.observation import ATTENTION, GRADIENT, Observation
 from vitcop.calibrate.observe.pieces import DIGITS, Observed
-from vitcop.calibrate.observe.ranks import average_ranks, first_places, held_share, rank_agreement, spearman
-from vitcop.calibrate.observe.score_names import score_name
 from vitcop.calibrate.observe.scores import first_tokens, layer_scores, named_before, steady_scores
 from vitcop.calibrate.observe.teacher_forcing import Forced, LayerPass, walk
-from vitcop.calibrate.progress import NoProgress, Progress
-from vitcop.calibrate.prompt import PromptBatch
-from vitcop.calibrate.samples import Sample
-from vitcop.calibrate.store import Store, key_of
-from vitcop.calibrate.targets import Target
-from vitcop.calibrate.vision_stage import VisionCache, run_vision
+from vitcop.calibrate.run.vision_stage import VisionCache, run_vision
+from vitcop.calibrate.schedule.choices import Rule
+from vitcop.calibrate.schedule.score_names import score_name
+from vitcop.calibrate.stats.ranks import average_ranks, first_places, held_share, rank_agreement, spearman
 from vitcop.plugins import ops
 from vitcop.plugins.errors import InputError, MissingError
 
 if TYPE_CHECKING:
-    from vitcop.calibrate.families import Family
+    from vitcop.calibrate.models.families import Family
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from vitcop.calibrate.choices import Rule
-from vitcop.calibrate.observe.score_names import score_name, vision_rule
 from vitcop.calibrate.observe.teacher_forcing import Forced, LayerPass
-from vitcop.calibrate.vision_stage import VisionOutput, vision_scores
+from vitcop.calibrate.run.vision_stage import VisionOutput, vision_scores
+from vitcop.calibrate.schedule.choices import Rule
+from vitcop.calibrate.schedule.score_names import score_name, vision_rule
 from vitcop.plugins import ops
 
 DRAWS = 8

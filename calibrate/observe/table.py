@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Sequence
 
-from vitcop.calibrate.choices import AT_INPUT, TELLS_NOTHING
-from vitcop.calibrate.observe.interval import Interval
 from vitcop.calibrate.observe.observation import ATTENTION, GRADIENT, Agreement, Observation
-from vitcop.calibrate.observe.score_names import LARGEST, SMALLEST, rule_of, score_name, vision_rule
+from vitcop.calibrate.schedule.choices import AT_INPUT, TELLS_NOTHING
+from vitcop.calibrate.schedule.score_names import LARGEST, SMALLEST, rule_of, score_name, vision_rule
+from vitcop.calibrate.stats.cluster_interval import Interval
 
 LEGEND = (
     "Rank agreement (Spearman) of each score with what the answer depends on from that layer on, and half its 95 % "

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from vitcop.calibrate.attention_masks import causal_mask
-from vitcop.calibrate.device_inputs import PromptTensors, places_of
-from vitcop.calibrate.original import next_positions
-from vitcop.calibrate.prompt import PromptBatch
-from vitcop.calibrate.recording import recording
-from vitcop.calibrate.stream import Stream
+from vitcop.calibrate.models.prompt import PromptBatch
+from vitcop.calibrate.models.recording import recording
+from vitcop.calibrate.run.attention_masks import causal_mask
+from vitcop.calibrate.run.device_inputs import PromptTensors, places_of
+from vitcop.calibrate.run.original import next_positions
+from vitcop.calibrate.run.stream import Stream
 
 if TYPE_CHECKING:
-    from vitcop.calibrate.families import Family
+    from vitcop.calibrate.models.families import Family
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,28 +17,29 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from vitcop.calibrate.budget import check_one_token
-from vitcop.calibrate.calibration import Calibration, CalibrationSettings
-from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.choices import AT_INPUT, Choice, named
-from vitcop.calibrate.evaluation import Losses
-from vitcop.calibrate.image_clusters import clusters_by_id
-from vitcop.calibrate.latency import CostTable
+from vitcop.calibrate.core.progress import NoProgress, Progress
+from vitcop.calibrate.core.store import Store
+from vitcop.calibrate.data.image_clusters import clusters_by_id
+from vitcop.calibrate.data.samples import Sample, samples_digest
+from vitcop.calibrate.evaluate.evaluation import Losses
+from vitcop.calibrate.evaluate.grid import cells, keep_counts
+from vitcop.calibrate.evaluate.settings import CalibrationSettings
+from vitcop.calibrate.models.checkpoint import Checkpoint
 from vitcop.calibrate.observe.observation import Observation
-from vitcop.calibrate.progress import NoProgress, Progress
-from vitcop.calibrate.samples import Sample, samples_digest
-from vitcop.calibrate.schedule import Schedule, check_seed
+from vitcop.calibrate.schedule.budget import check_one_token
+from vitcop.calibrate.schedule.choices import AT_INPUT, Choice, named
+from vitcop.calibrate.schedule.latency import CostTable
+from vitcop.calibrate.schedule.schedule import Schedule, check_seed
+from vitcop.calibrate.search.calibration import Calibration
 from vitcop.calibrate.search.constraints import Constraint
 from vitcop.calibrate.search.curve import Curve
-from vitcop.calibrate.search.grid import cells, keep_counts
 from vitcop.calibrate.search.planning import Method, Planning
 from vitcop.calibrate.search.refine import RefineSettings, Tried, refine
 from vitcop.calibrate.search.refine_space import RefineSpace
 from vitcop.calibrate.search.rules import CENTERS, admitted_rules, candidate_rules
 from vitcop.calibrate.search.sample_parts import CALIBRATION, SELECTION, check_samples, pieces, rungs
 from vitcop.calibrate.search.summary import Found, summarise
-from vitcop.calibrate.store import Store
-from vitcop.calibrate.subset_limits import SubsetLimit, violations
+from vitcop.calibrate.stats.subset_limits import SubsetLimit, violations
 from vitcop.calibrate.work.executors.base import Executor, Factory, Json
 from vitcop.calibrate.work.executors.in_process import InProcess
 from vitcop.calibrate.work.job import Job

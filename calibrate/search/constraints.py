@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from vitcop.calibrate.budget import check_budget
-from vitcop.calibrate.choices import AT_INPUT, Choice
-from vitcop.calibrate.cost import DecoderShape, layer_flops
+from vitcop.calibrate.schedule.budget import check_budget
+from vitcop.calibrate.schedule.choices import AT_INPUT, Choice
+from vitcop.calibrate.schedule.cost import DecoderShape, layer_flops
 from vitcop.plugins.errors import InputError
 
 ConstraintKind = Literal["budget", "flops", "kv_bytes", "latency_ms", "max_loss"]

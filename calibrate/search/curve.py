@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 
-from vitcop.calibrate.calibration import CurvePoint
-from vitcop.calibrate.choices import named
-from vitcop.calibrate.front import front_points
-from vitcop.calibrate.image_clusters import clusters_by_id
-from vitcop.calibrate.presets import controls, paper_schedule
-from vitcop.calibrate.rivals import RIVALS
-from vitcop.calibrate.samples import Sample
-from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.baselines import RIVALS
+from vitcop.calibrate.data.image_clusters import clusters_by_id
+from vitcop.calibrate.data.samples import Sample
+from vitcop.calibrate.schedule.choices import named
+from vitcop.calibrate.schedule.presets import controls, paper_schedule
+from vitcop.calibrate.schedule.schedule import Schedule
+from vitcop.calibrate.search.calibration import CurvePoint
 from vitcop.calibrate.search.constraints import Constraint
 from vitcop.calibrate.search.planning import Method, Planning
+from vitcop.calibrate.stats.front import front_points
 from vitcop.calibrate.work.measuring import Measuring
 from vitcop.plugins.errors import InputError
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from vitcop.calibrate.budget import solve_counts
-from vitcop.calibrate.choices import AT_INPUT, Choice
+from vitcop.calibrate.schedule.budget import solve_counts
+from vitcop.calibrate.schedule.choices import AT_INPUT, Choice
 from vitcop.calibrate.search.constraints import Constraint, CostModel
 
 

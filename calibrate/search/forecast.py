@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vitcop.calibrate.choices import Choice, Rule
+from vitcop.calibrate.schedule.choices import Choice, Rule
 
 
 class LossCurves:

@@ -5,19 +5,20 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby, pairwise
 
-from vitcop.calibrate.calibration import CalibrationSettings, Measured
-from vitcop.calibrate.choices import AT_INPUT, Choice, Rule, schedule_of
-from vitcop.calibrate.cost import DecoderShape, prefill_cost
-from vitcop.calibrate.evaluation import Losses
-from vitcop.calibrate.latency import CostTable
-from vitcop.calibrate.presets import paper_layers, paper_schedule
-from vitcop.calibrate.schedule import Schedule, VisionStage
+from vitcop.calibrate.evaluate.evaluation import Losses
+from vitcop.calibrate.evaluate.sensitivity import Row
+from vitcop.calibrate.evaluate.settings import CalibrationSettings
+from vitcop.calibrate.schedule.choices import AT_INPUT, Choice, Rule, schedule_of
+from vitcop.calibrate.schedule.cost import DecoderShape, prefill_cost
+from vitcop.calibrate.schedule.latency import CostTable
+from vitcop.calibrate.schedule.presets import paper_layers, paper_schedule
+from vitcop.calibrate.schedule.schedule import Schedule, VisionStage
+from vitcop.calibrate.search.calibration import Measured
 from vitcop.calibrate.search.constraints import Constraint, CostModel, flops_cost, kv_cost, token_cost
 from vitcop.calibrate.search.fit_counts import fit_counts
 from vitcop.calibrate.search.forecast import LossCurves
 from vitcop.calibrate.search.programme import best_sets
 from vitcop.calibrate.search.rules import CENTERS, merge_rules
-from vitcop.calibrate.search.sensitivity import Row
 from vitcop.plugins.errors import InputError
 
 MERGED_FROM = (2.0, 3.0)

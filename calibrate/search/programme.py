@@ -13,7 +13,7 @@ import math
 from bisect import insort
 from collections.abc import Iterable, Iterator, Mapping
 
-from vitcop.calibrate.choices import Choice
+from vitcop.calibrate.schedule.choices import Choice
 from vitcop.calibrate.search.constraints import Constraint, CostModel
 from vitcop.calibrate.search.walks import Bounds, ChoiceSet, Walks
 from vitcop.plugins.errors import InputError

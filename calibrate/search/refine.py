@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vitcop.calibrate.choices import Choice
-from vitcop.calibrate.schedule import Schedule, check_seed
+from vitcop.calibrate.schedule.choices import Choice
+from vitcop.calibrate.schedule.schedule import Schedule, check_seed
 from vitcop.calibrate.search.refine_space import RefineSpace
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from vitcop.calibrate.choices import AT_INPUT, Choice, Rule, compatible
+from vitcop.calibrate.schedule.choices import AT_INPUT, Choice, Rule, compatible
 
 NOTHING = "-"
 """In place of the rule of a vision stage that drops nothing."""

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from vitcop.calibrate.calibration import CalibrationSettings
-from vitcop.calibrate.choices import AT_INPUT, Rule
+from vitcop.calibrate.evaluate.settings import CalibrationSettings
 from vitcop.calibrate.observe.observation import Observation
+from vitcop.calibrate.schedule.choices import AT_INPUT, Rule
 
 CENTERS = (15, 100)
 """Cluster centres as a share of the clustered tokens: the paper's middle value. One value, so that one table serves all

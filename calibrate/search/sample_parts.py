@@ -4,8 +4,8 @@ import math
 import random
 from collections.abc import Sequence
 
-from vitcop.calibrate.calibration import CalibrationSettings
-from vitcop.calibrate.samples import Sample
+from vitcop.calibrate.data.samples import Sample
+from vitcop.calibrate.evaluate.settings import CalibrationSettings
 from vitcop.plugins.errors import InputError
 
 CALIBRATION, SELECTION = "calibration", "selection"

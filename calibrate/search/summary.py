@@ -5,21 +5,21 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from vitcop.calibrate.calibration import Calibration, CurvePoint, Forecast, Measured, TableEntry
-from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.choices import named
-from vitcop.calibrate.evaluation import Losses
-from vitcop.calibrate.image_clusters import clusters_by_id
+from vitcop.calibrate.data.image_clusters import clusters_by_id
+from vitcop.calibrate.data.samples import Sample, samples_digest
+from vitcop.calibrate.evaluate.evaluation import Losses
+from vitcop.calibrate.evaluate.sensitivity import Row
+from vitcop.calibrate.models.checkpoint import Checkpoint
 from vitcop.calibrate.observe.observation import Observation
-from vitcop.calibrate.samples import Sample, samples_digest
-from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.schedule.choices import named
+from vitcop.calibrate.schedule.schedule import Schedule
+from vitcop.calibrate.search.calibration import Calibration, CurvePoint, Forecast, Measured, TableEntry
 from vitcop.calibrate.search.constraints import Constraint
 from vitcop.calibrate.search.forecast import rank_agreement
 from vitcop.calibrate.search.planning import Method, Planning
 from vitcop.calibrate.search.refine import Tried
 from vitcop.calibrate.search.sample_parts import CALIBRATION, SELECTION
-from vitcop.calibrate.search.sensitivity import Row
-from vitcop.calibrate.verdict import Comparison, compare
+from vitcop.calibrate.stats.verdict import Comparison, compare
 from vitcop.calibrate.work.job import Job
 
 

@@ -33,7 +33,7 @@ from itertools import combinations
 
 import numpy as np
 
-from vitcop.calibrate.choices import AT_INPUT, Choice, Rule, compatible
+from vitcop.calibrate.schedule.choices import AT_INPUT, Choice, Rule, compatible
 from vitcop.calibrate.search.constraints import CostModel
 
 SCALE = 1e4

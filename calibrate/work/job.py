@@ -6,14 +6,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vitcop.calibrate.calibration import CalibrationSettings
-from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.processor_files import processor_digest
-from vitcop.calibrate.samples import Sample, samples_digest
-from vitcop.calibrate.store import Store
-from vitcop.calibrate.versions import versions
+from vitcop.calibrate.core.store import Store
+from vitcop.calibrate.core.versions import versions
+from vitcop.calibrate.data.sample_json import samples_to_json
+from vitcop.calibrate.data.samples import Sample, samples_digest
+from vitcop.calibrate.evaluate.settings import CalibrationSettings
+from vitcop.calibrate.models.checkpoint import Checkpoint
+from vitcop.calibrate.models.processor_files import processor_digest
 from vitcop.calibrate.work.executors.base import Factory
-from vitcop.calibrate.work.sample_json import samples_to_json
 from vitcop.plugins.registry import REVISIONS
 
 _MEASURING = ("batch_size", "max_new_tokens", "top_k", "metric", "device", "dtype", "attn")

@@ -5,15 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vitcop.calibrate.choices import Choice
-from vitcop.calibrate.cost import DecoderShape
-from vitcop.calibrate.evaluation import Losses
+from vitcop.calibrate.core.progress import Progress
+from vitcop.calibrate.core.store import Store
+from vitcop.calibrate.evaluate.evaluation import Losses
+from vitcop.calibrate.evaluate.sensitivity import Row
 from vitcop.calibrate.observe.observation import Observation
 from vitcop.calibrate.observe.pieces import Observed
-from vitcop.calibrate.progress import Progress
-from vitcop.calibrate.schedule import Schedule
-from vitcop.calibrate.search.sensitivity import Row
-from vitcop.calibrate.store import Store
+from vitcop.calibrate.schedule.choices import Choice
+from vitcop.calibrate.schedule.cost import DecoderShape
+from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.calibrate.work.executors.base import Executor, Json
 from vitcop.calibrate.work.performing import perform_all, unit
 from vitcop.calibrate.work.units import cell_unit, losses_of, losses_unit, rows_of, targets_unit

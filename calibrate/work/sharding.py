@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vitcop.calibrate.progress import Progress
-from vitcop.calibrate.store import Store
+from vitcop.calibrate.core.progress import Progress
+from vitcop.calibrate.core.store import Store
 from vitcop.calibrate.work.executors.base import Executor, Json
 from vitcop.calibrate.work.performing import keep_all, perform_all
 from vitcop.calibrate.work.shards import PartialTable, Shard

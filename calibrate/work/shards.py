@@ -11,8 +11,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from vitcop.calibrate.store import write_atomically
-from vitcop.calibrate.strict_json import from_json, to_json
+from vitcop.calibrate.core.store import write_atomically
+from vitcop.calibrate.core.strict_json import from_json, to_json
 from vitcop.plugins.errors import InputError
 
 SCHEMA_VERSION = 1

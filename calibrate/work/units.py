@@ -16,23 +16,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from vitcop.calibrate.calibration import CalibrationSettings
-from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.choices import Choice, choice_from
-from vitcop.calibrate.cost import DecoderShape
-from vitcop.calibrate.evaluation import Evaluator, Losses, Part
-from vitcop.calibrate.loading import load_model
+from vitcop.calibrate.baselines import RIVALS
+from vitcop.calibrate.core.store import Store
+from vitcop.calibrate.core.strict_json import to_json
+from vitcop.calibrate.core.versions import versions
+from vitcop.calibrate.data.sample_json import samples_from_json
+from vitcop.calibrate.data.samples import Sample, digested
+from vitcop.calibrate.evaluate.evaluation import Evaluator, Losses, Part
+from vitcop.calibrate.evaluate.sensitivity import Row, measure_cell
+from vitcop.calibrate.evaluate.settings import CalibrationSettings
+from vitcop.calibrate.models.checkpoint import Checkpoint
+from vitcop.calibrate.models.loading import load_model
 from vitcop.calibrate.observe.observing import observe_part
-from vitcop.calibrate.rivals import RIVALS
-from vitcop.calibrate.samples import Sample, digested
-from vitcop.calibrate.schedule import Schedule
-from vitcop.calibrate.search.sensitivity import Row, measure_cell
-from vitcop.calibrate.store import Store
-from vitcop.calibrate.strict_json import to_json
-from vitcop.calibrate.versions import versions
+from vitcop.calibrate.schedule.choices import Choice, choice_from
+from vitcop.calibrate.schedule.cost import DecoderShape
+from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.calibrate.work.executors.base import Json
 from vitcop.calibrate.work.performing import StoredPerformer, unit
-from vitcop.calibrate.work.sample_json import samples_from_json
 from vitcop.calibrate.work.torch_threads import torch_threads
 from vitcop.plugins.errors import InputError
 from vitcop.plugins.registry import REVISIONS

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitcop.calibrate.checkpoint import read_eos_ids
-from vitcop.calibrate.families.base import Family
+from vitcop.calibrate.models.checkpoint import read_eos_ids
+from vitcop.calibrate.models.families.base import Family
 
 INPUT_KINDS = ("int64", "float", "float32")
 """Kinds of a graph input; "float" is the graph's own type."""

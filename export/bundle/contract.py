@@ -6,8 +6,8 @@ S_g and P_g present and past KV length of layer group g. An axis written as a nu
 
 from dataclasses import dataclass
 
-from vitcop.calibrate.families.layout import GRID, GROUP, PATCHES
-from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.models.families.layout import GRID, GROUP, PATCHES
+from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.export.bundle.architecture import Architecture
 
 GRAPHS = ("vision", "prefill", "decode")

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.plugins.spec import keep_count
 
 

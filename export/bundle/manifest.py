@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any, get_args, get_origin, get_type_hints
 
-from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.export.bundle.architecture import DTYPES, INPUT_KINDS, Architecture
 from vitcop.export.bundle.hashing import check_file_name, sha256_of_json
 from vitcop.plugins.errors import InputError

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from vitcop.calibrate.processor_files import is_processor_file
+from vitcop.calibrate.models.processor_files import is_processor_file
 from vitcop.plugins.errors import InputError
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from vitcop.calibrate.checkpoint import read_header
-from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.models.checkpoint import read_header
+from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.export.bundle.contract import GRAPHS
 from vitcop.export.bundle.hashing import sha256_of_file, sha256_of_weights
 from vitcop.export.bundle.manifest import MANIFEST_NAME, FileRecord, Manifest, schedule_hash

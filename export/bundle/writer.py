@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.core.processes import is_running
+from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.export.bundle.architecture import Architecture
 from vitcop.export.bundle.hashing import check_file_name, sha256_of_file, sha256_of_weights
 from vitcop.export.bundle.manifest import MANIFEST_NAME, REQUIRED_FILES, FileRecord, Manifest, Weights, schedule_hash
-from vitcop.export.bundle.processes import is_running
 from vitcop.export.bundle.versions import installed_versions
 from vitcop.plugins.errors import InputError
 from vitcop.plugins.registry import REVISIONS

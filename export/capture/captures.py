@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Hashable
 
-from vitcop.calibrate.checkpoint import Checkpoint
+from vitcop.calibrate.models.checkpoint import Checkpoint
 from vitcop.export.capture.skeleton import Skeleton, load_skeleton
 from vitcop.export.capture.token_graph import TokenGraph
 

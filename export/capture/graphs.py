@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from vitcop.calibrate.cache_names import cache_argument
-from vitcop.calibrate.device_inputs import places_of
-from vitcop.calibrate.families import Family
-from vitcop.calibrate.families.base import InputSpec
-from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.models.families import Family
+from vitcop.calibrate.models.families.base import InputSpec
+from vitcop.calibrate.run.cache_names import cache_argument
+from vitcop.calibrate.run.device_inputs import places_of
+from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.export.bundle.contract import plane_names, score_inputs
 from vitcop.export.capture.attention import onnx_attention
 from vitcop.export.capture.rows import GATHER_ROWS, PUT_ROWS

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from vitcop.calibrate.families import Family
+from vitcop.calibrate.models.families import Family
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,9 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 from transformers.initialization import no_init_weights
 
-from vitcop.calibrate.checkpoint import Checkpoint, TensorLocation
-from vitcop.calibrate.families import Family, family_of
-from vitcop.calibrate.loading import load_config, quiet_transformers
+from vitcop.calibrate.models.checkpoint import Checkpoint, TensorLocation
+from vitcop.calibrate.models.families import Family, family_of
+from vitcop.calibrate.models.loading import load_config, quiet_transformers
 from vitcop.plugins.errors import InputError
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

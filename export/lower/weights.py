@@ -6,7 +6,7 @@ from pathlib import Path
 import onnx_ir as ir
 from torch import Tensor
 
-from vitcop.calibrate.checkpoint import TensorLocation
+from vitcop.calibrate.models.checkpoint import TensorLocation
 
 _PREFIX = "model."
 """The capture wrappers hold the model under this name."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vitcop.calibrate.logits import is_likeliest, log_softmax
+from vitcop.calibrate.run.logits import is_likeliest, log_softmax
 
 
 def logit_kl(reference: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vitcop.calibrate.latency import CostTable, Trial
-from vitcop.calibrate.latency_fit import Timed, fit, forecast
-from vitcop.calibrate.progress import NoProgress, Progress
-from vitcop.calibrate.prompt import PromptBatch
-from vitcop.calibrate.runner import Runner
+from vitcop.calibrate.core.progress import NoProgress, Progress
+from vitcop.calibrate.models.prompt import PromptBatch
+from vitcop.calibrate.run.runner import Runner
+from vitcop.calibrate.schedule.latency import CostTable, Trial
+from vitcop.calibrate.schedule.latency_fit import Timed, fit, forecast
 from vitcop.export.bundle import Bundle
+from vitcop.export.machine import machine_facts
 from vitcop.export.measure.latency import SETTLE_SECONDS, check_unpruned, one_batch
-from vitcop.export.measure.machine import machine_facts
 from vitcop.export.measure.probes import LEAST_VISUAL, Probe, fitting_probes, plain_probe, trial_probes
 from vitcop.export.measure.prompt_sizes import resized, token_tables
 from vitcop.export.measure.rungs import engine_dtype, open_original
@@ -32,7 +32,7 @@ from vitcop.export.runtimes.base import NEEDS_BUILDING, PACKAGING, packages_only
 from vitcop.plugins.errors import InputError
 
 if TYPE_CHECKING:
-    from vitcop.calibrate.samples import Sample
+    from vitcop.calibrate.data.samples import Sample
 
 PARTS = ("vision", "prefill")
 
@@ -92,8 +92,8 @@ def measure_cost_table(
     if target in PACKAGING:
         raise packages_only(target)
     engine = open_target(target)
-    from vitcop.calibrate.families.registry import family_of
-    from vitcop.calibrate.loading import load_config
+    from vitcop.calibrate.models.families.registry import family_of
+    from vitcop.calibrate.models.loading import load_config
     from vitcop.export.capture.captures import Captures
     from vitcop.export.compile import export_bundle
 

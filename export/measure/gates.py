@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vitcop.calibrate.intervals import MIN_GROUPS, paired_bootstrap
+from vitcop.calibrate.stats.intervals import MIN_GROUPS, paired_bootstrap
 from vitcop.plugins.errors import InputError
 
 LOGIT_LIMITS = {"float32": 1e-4, "float16": 5e-2, "bfloat16": 5e-1}

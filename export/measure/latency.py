@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vitcop.calibrate.progress import NoProgress, Progress
-from vitcop.calibrate.prompt import PromptBatch
-from vitcop.calibrate.runner import Runner
+from vitcop.calibrate.core.progress import NoProgress, Progress
+from vitcop.calibrate.models.prompt import PromptBatch
+from vitcop.calibrate.run.runner import Runner
 from vitcop.export.bundle import Bundle
-from vitcop.export.measure.machine import machine_facts, peak_memory_bytes
+from vitcop.export.machine import machine_facts, peak_memory_bytes
 from vitcop.export.measure.rungs import engine_dtype, open_original
 from vitcop.export.runtimes import open_target
 from vitcop.plugins.errors import InputError
 
 if TYPE_CHECKING:
-    from vitcop.calibrate.samples import Sample
+    from vitcop.calibrate.data.samples import Sample
 
 ENGINE, UNPRUNED, TORCH_PRUNED, TORCH_ORIGINAL = "engine", "engine_unpruned", "torch_pruned", "torch_original"
 PARTS = ("vision", "prefill", "decode_per_token", "total")
@@ -220,9 +220,9 @@ def _compared_parts(rung: str) -> tuple[str, ...]:
 
 def one_batch(bundle: Bundle, samples: "Sequence[Sample]", batch_size: int) -> PromptBatch:
     """The first `batch_size` samples as one batch, repeated where there are fewer."""
-    from vitcop.calibrate.families.registry import family_of
-    from vitcop.calibrate.loading import load_config, load_processor
-    from vitcop.calibrate.samples import batches
+    from vitcop.calibrate.data.samples import batches
+    from vitcop.calibrate.models.families.registry import family_of
+    from vitcop.calibrate.models.loading import load_config, load_processor
 
     processor = load_processor(bundle.processor_folder)
     chosen = [samples[index % len(samples)] for index in range(batch_size)]
@@ -250,8 +250,8 @@ def _dtype_notes(dtypes: Mapping[str, str], device: str) -> list[str]:
 
 
 def _torch_runners(bundle: Bundle, model_dir: Path | None, device: str, dtype: str, attn: str) -> dict[str, Runner]:
-    from vitcop.calibrate.loading import load_model
-    from vitcop.calibrate.scheduled import OriginalRunner, ScheduledRunner
+    from vitcop.calibrate.models.loading import load_model
+    from vitcop.calibrate.run.scheduled import OriginalRunner, ScheduledRunner
 
     checkpoint = open_original(bundle, model_dir)
     model, _, family = load_model(checkpoint, device=device, dtype=dtype, attn=attn)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from vitcop.calibrate.generation import Generated
+from vitcop.calibrate.run.generation import Generated
 from vitcop.export.bundle.contract import group_of_layer
 from vitcop.export.measure.agreement import common_prefix, kept_agreement, logit_kl, max_deviation, top1_agreement
 from vitcop.export.measure.layers import layer_deviations, layer_magnitudes, torch_kv

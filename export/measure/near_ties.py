@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from vitcop.calibrate.runner import DropTrace, Prefill
+from vitcop.calibrate.run.runner import DropTrace, Prefill
 
 NEAR_TIE_ULP = 16
 

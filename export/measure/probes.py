@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vitcop.calibrate.choices import AT_INPUT, Choice, Rule, compatible, schedule_of
-from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.schedule.choices import AT_INPUT, Choice, Rule, compatible, schedule_of
+from vitcop.calibrate.schedule.schedule import Schedule
 
 CENTERS = (15, 100)
 """Share of cluster centres in probes that merge: the paper's at 2/9."""

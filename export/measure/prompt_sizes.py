@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from vitcop.calibrate.families.base import Family
-from vitcop.calibrate.families.layout import GRID, GROUP, PATCHES
-from vitcop.calibrate.prompt import PromptBatch
+from vitcop.calibrate.models.families.base import Family
+from vitcop.calibrate.models.families.layout import GRID, GROUP, PATCHES
+from vitcop.calibrate.models.prompt import PromptBatch
 
 
 def token_tables(family: Family) -> frozenset[str]:

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitcop.calibrate.families import Family
-from vitcop.calibrate.runner import Runner
+from vitcop.calibrate.models.families import Family
+from vitcop.calibrate.run.runner import Runner
 from vitcop.export.bundle import Bundle
 from vitcop.export.runtimes import open_target
 from vitcop.plugins.errors import InputError
 
 if TYPE_CHECKING:
-    from vitcop.calibrate.checkpoint import Checkpoint
+    from vitcop.calibrate.models.checkpoint import Checkpoint
 
 ORIGINAL, PRUNED, ENGINE, RANDOM, UNIFORM = "original", "pruned", "engine", "random", "uniform"
 CONTROLS = (RANDOM, UNIFORM)
@@ -52,9 +52,9 @@ def open_rungs(
     # The engine first: it fails fast, and it loads no torch.
     engine = open_target(target).runner(bundle, options)
 
-    from vitcop.calibrate.loading import load_model, load_processor
-    from vitcop.calibrate.presets import controls as control_schedule
-    from vitcop.calibrate.scheduled import OriginalRunner, ScheduledRunner
+    from vitcop.calibrate.models.loading import load_model, load_processor
+    from vitcop.calibrate.run.scheduled import OriginalRunner, ScheduledRunner
+    from vitcop.calibrate.schedule.presets import controls as control_schedule
 
     manifest = bundle.manifest
     checkpoint = open_original(bundle, model_dir)
@@ -85,7 +85,7 @@ def engine_dtype(engine: Any, bundle: Bundle) -> str:
 
 def open_original(bundle: Bundle, model_dir: Path | None) -> "Checkpoint":
     """The checkpoint that PyTorch reads. Raises InputError where it is not the bundle's model."""
-    from vitcop.calibrate.checkpoint import Checkpoint
+    from vitcop.calibrate.models.checkpoint import Checkpoint
 
     checkpoint = Checkpoint.open(original_folder(bundle, model_dir))
     if checkpoint.config_hash != bundle.manifest.config_hash:

@@ -4,7 +4,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from vitcop.calibrate.intervals import paired_bootstrap, standard_error
+from vitcop.calibrate.stats.intervals import paired_bootstrap, standard_error
 from vitcop.export.measure.rungs import CONTROLS, ENGINE, ORIGINAL, PRUNED
 
 DIFFERENCES = {"schedule_loss": (ORIGINAL, PRUNED), "export_loss": (PRUNED, ENGINE)} | {

@@ -8,11 +8,12 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitcop.calibrate.image_clusters import image_clusters
-from vitcop.calibrate.progress import NoProgress, Progress
-from vitcop.calibrate.task_scores import Metric, metric_of
+from vitcop.calibrate.core.progress import NoProgress, Progress
+from vitcop.calibrate.data.image_clusters import image_clusters
+from vitcop.calibrate.data.task_scores import Metric, metric_of
 from vitcop.export.bundle import Bundle
 from vitcop.export.bundle.versions import installed_versions
+from vitcop.export.machine import MEASURED_PACKAGES
 from vitcop.export.measure.agreement import common_prefix
 from vitcop.export.measure.gates import (
     GateResult,
@@ -24,14 +25,13 @@ from vitcop.export.measure.gates import (
     weights_gate,
 )
 from vitcop.export.measure.losses import ExportLoss, LogitLoss
-from vitcop.export.measure.machine import MEASURED_PACKAGES
 from vitcop.export.measure.rungs import ENGINE, ORIGINAL, PRUNED, Rungs, engine_dtype, open_rungs
 from vitcop.export.measure.score_tables import score_tables
 from vitcop.export.measure.verification import Verification
 from vitcop.plugins.errors import InputError
 
 if TYPE_CHECKING:
-    from vitcop.calibrate.samples import Sample
+    from vitcop.calibrate.data.samples import Sample
 
 
 def verify(
@@ -84,7 +84,7 @@ def verify(
         attn=attn,
         seed=seed,
     )
-    from vitcop.calibrate.samples import batches, samples_digest
+    from vitcop.calibrate.data.samples import batches, samples_digest
 
     dtype = engine_dtype(rungs.runners[ENGINE], bundle)
     schedule_loss, export_loss, by_id = LogitLoss(), ExportLoss(bundle.schedule, dtype), {}
@@ -142,7 +142,7 @@ def _run_batch(
     export_loss: ExportLoss,
 ) -> list[dict[str, Any]]:
     """All rungs on one batch; adds to both losses and returns the samples' rows."""
-    from vitcop.calibrate.generation import generate, teacher_forced
+    from vitcop.calibrate.run.generation import generate, teacher_forced
 
     answers = {
         name: generate(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import fx
 
-from vitcop.calibrate.schedule import Drop, Schedule
+from vitcop.calibrate.schedule.schedule import Drop, Schedule
 from vitcop.export.capture.attention import ATTENTION
 from vitcop.export.capture.paths import ModulePaths
 from vitcop.export.capture.rows import GATHER_ROWS, PUT_ROWS

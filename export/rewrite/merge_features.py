@@ -5,7 +5,7 @@ import operator
 import torch
 from torch import fx
 
-from vitcop.calibrate.schedule import Order
+from vitcop.calibrate.schedule.schedule import Order
 from vitcop.export.capture.rows import GATHER_ROWS
 from vitcop.export.capture.token_graph import TokenGraph
 from vitcop.export.rewrite.passes import Pass

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from torch import fx
 
-from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.export.capture.paths import ModulePaths
 from vitcop.export.capture.token_graph import GraphInput, TokenGraph
 from vitcop.export.rewrite.boundary import Boundary, Rebuild

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import fx
 
-from vitcop.calibrate.families.layout import GRID, GROUP, PATCHES
-from vitcop.calibrate.schedule import Clusters, Schedule, VisionStage
+from vitcop.calibrate.models.families.layout import GRID, GROUP, PATCHES
+from vitcop.calibrate.schedule.schedule import Clusters, Schedule, VisionStage
 from vitcop.export.bundle.contract import needs_labels, needs_saliency
 from vitcop.export.capture.rows import GATHER_ROWS
 from vitcop.export.capture.token_graph import GraphInput, TokenGraph

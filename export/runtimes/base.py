@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vitcop.calibrate.prompt import PromptBatch
-from vitcop.calibrate.runner import Runner
+from vitcop.calibrate.models.prompt import PromptBatch
+from vitcop.calibrate.run.runner import Runner
 from vitcop.export.bundle import Bundle
 from vitcop.plugins.errors import InputError
 

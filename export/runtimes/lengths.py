@@ -1,6 +1,6 @@
 """The KV lengths that an engine made against those that its schedule forecasts: the same question on every target."""
 
-from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.export.bundle import Bundle
 from vitcop.plugins.errors import InputError
 

@@ -33,7 +33,7 @@ def command(recipe: str, out: str, dry_run: bool, as_json: bool) -> None:
     Ends with exit status 3 where a gate failed; the report is written all the same.
     """
     from vitcop.pipeline.console import Console
-    from vitcop.pipeline.steps.run import run
+    from vitcop.pipeline.running import run
     from vitcop.plugins.errors import GateError
 
     console = Console(as_json=as_json)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitcop.calibrate.core.strict_json import read_object
 from vitcop.pipeline.inspection import stage_names
 from vitcop.pipeline.reporting.costs import bench_costs, formula_costs
 from vitcop.pipeline.reporting.model import Report, Staircase, Tile
@@ -11,10 +12,9 @@ from vitcop.pipeline.reporting.numbers import percent, plain, points
 from vitcop.pipeline.reporting.quality import Json, curves_of, gate_row, loss_rows, method_rows, rung_names, subset_rows
 from vitcop.pipeline.reporting.score_grid import score_grids, score_note
 from vitcop.pipeline.reporting.timing import bench_notes, bench_settings, time_bars, time_rows
-from vitcop.pipeline.steps.verify import read_object
 
 if TYPE_CHECKING:
-    from vitcop.calibrate.schedule import Schedule
+    from vitcop.calibrate.schedule.schedule import Schedule
     from vitcop.export.bundle import Bundle
 
 FILES = {

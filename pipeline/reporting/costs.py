@@ -20,8 +20,8 @@ _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 def formula_costs(bundle: "Bundle", text_tokens: int | None) -> tuple[tuple[CostRow, ...], str]:
     """Rows by formula for one prompt of `text_tokens` beside its image, and the note that states the formula."""
-    from vitcop.calibrate.cost import DecoderShape, prefill_cost
-    from vitcop.calibrate.loading import load_config
+    from vitcop.calibrate.models.loading import load_config
+    from vitcop.calibrate.schedule.cost import DecoderShape, prefill_cost
 
     shape, schedule = bundle.manifest.architecture, bundle.schedule
     text = text_tokens or 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vitcop.calibrate.runner import DropTrace, Prefill
+from vitcop.calibrate.run.runner import DropTrace, Prefill
 
 LEAST_SIDE = 240
 """Smallest side of a picture in pixels; smaller images are enlarged by a whole factor, their pixels stay square."""

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vitcop.calibrate.families.layout import GRID, grid_places
+from vitcop.calibrate.models.families.layout import GRID, grid_places
 from vitcop.pipeline.reporting.model import Frame, Overlay
 from vitcop.pipeline.reporting.overlays import as_seen, data_uri, draw_stage, stages_of, whole_image
 from vitcop.pipeline.reporting.quality import RUNGS
 
 if TYPE_CHECKING:
-    from vitcop.calibrate.prompt import PromptBatch
-    from vitcop.calibrate.samples import Sample
+    from vitcop.calibrate.data.samples import Sample
+    from vitcop.calibrate.models.prompt import PromptBatch
     from vitcop.export.bundle import Bundle
 
 
@@ -43,7 +43,7 @@ def draw_overlays(
         runner: of the bundle's engine.
         rows: rows of verify.json by sample id, for the answers; those that are missing are left out.
     """
-    from vitcop.calibrate.loading import load_processor
+    from vitcop.calibrate.models.loading import load_processor
     from vitcop.pipeline.preflight import family_in
 
     processor = load_processor(bundle.processor_folder)

@@ -81,7 +81,7 @@ def _grid(
 
 
 def _rank_cell(observation: "Observation", item: "Agreement") -> ScoreCell:
-    from vitcop.calibrate.observe.score_names import LARGEST, SMALLEST, rule_of
+    from vitcop.calibrate.schedule.score_names import LARGEST, SMALLEST, rule_of
 
     sign = 0
     for order, value in ((LARGEST, 1), (SMALLEST, -1)):
@@ -99,7 +99,7 @@ def _rank_cell(observation: "Observation", item: "Agreement") -> ScoreCell:
 
 def _share_cell(observation: "Observation", item: "Agreement") -> ScoreCell:
     from vitcop.calibrate.observe.observation import RANDOM
-    from vitcop.calibrate.observe.score_names import LARGEST, SMALLEST, rule_of
+    from vitcop.calibrate.schedule.score_names import LARGEST, SMALLEST, rule_of
 
     order = LARGEST if item.largest.mean >= item.smallest.mean else SMALLEST
     rule, end = rule_of(item.score, order), getattr(item, order)

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitcop.calibrate.core.partial import write_text
 from vitcop.pipeline.console import Console, dump_json
 from vitcop.pipeline.inspection import table
-from vitcop.pipeline.partial import write_text
 
 if TYPE_CHECKING:
     from vitcop.export.measure import Bench
@@ -46,7 +46,7 @@ def bench(
 
     Raises InputError for anything wrong with bundle or samples.
     """
-    from vitcop.calibrate.samples import load_samples
+    from vitcop.calibrate.data.samples import load_samples
     from vitcop.export.bundle import Bundle
     from vitcop.export.runtimes import open_target
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitcop.calibrate.core.digests import Digests
+from vitcop.calibrate.core.partial import write_text
 from vitcop.pipeline.console import Console, dump_json
-from vitcop.pipeline.digests import Digests
-from vitcop.pipeline.partial import write_text
 from vitcop.plugins.errors import InputError
 
 if TYPE_CHECKING:

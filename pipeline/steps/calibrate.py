@@ -6,21 +6,22 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitcop.calibrate.core.partial import write_text
 from vitcop.pipeline.console import Console
-from vitcop.pipeline.partial import write_text
 from vitcop.pipeline.recipe_values import parse_budget
 from vitcop.pipeline.search_settings import search_settings
 from vitcop.pipeline.workspace import Workspace
 from vitcop.plugins.errors import InputError
 
 if TYPE_CHECKING:
-    from vitcop.calibrate.calibration import Calibration, CalibrationSettings
-    from vitcop.calibrate.checkpoint import Checkpoint
-    from vitcop.calibrate.latency import CostTable
-    from vitcop.calibrate.samples import Sample
-    from vitcop.calibrate.schedule import Schedule
+    from vitcop.calibrate.data.samples import Sample
+    from vitcop.calibrate.evaluate.settings import CalibrationSettings
+    from vitcop.calibrate.models.checkpoint import Checkpoint
+    from vitcop.calibrate.schedule.latency import CostTable
+    from vitcop.calibrate.schedule.schedule import Schedule
+    from vitcop.calibrate.search.calibration import Calibration
     from vitcop.calibrate.search.constraints import Constraint
-    from vitcop.calibrate.subset_limits import SubsetLimit
+    from vitcop.calibrate.stats.subset_limits import SubsetLimit
     from vitcop.calibrate.work.shards import PartialTable, Shard
 
 DEFAULT_BUDGET = "1/3"
@@ -164,10 +165,10 @@ def open_search(
     Raises InputError for a wrong model, sample, constraint or setting, MissingError where this machine lacks what the
     settings ask for.
     """
-    from vitcop.calibrate.checkpoint import Checkpoint
-    from vitcop.calibrate.latency import CostTable
-    from vitcop.calibrate.loading import check_placement
-    from vitcop.calibrate.subset_limits import SubsetLimit
+    from vitcop.calibrate.models.checkpoint import Checkpoint
+    from vitcop.calibrate.models.loading import check_placement
+    from vitcop.calibrate.schedule.latency import CostTable
+    from vitcop.calibrate.stats.subset_limits import SubsetLimit
 
     constraint, chosen, workers = _constraint(budget, limits_to or {}), search_settings(settings), workers or Workers()
     checkpoint = Checkpoint.open(model)
@@ -204,7 +205,7 @@ def _constraint(budget: float | str | None, limits_to: Mapping[str, float]) -> "
 
 
 def _samples(path: str | Path, limit: int | None, skip_bad: bool, console: Console | None) -> "list[Sample]":
-    from vitcop.calibrate.samples import load_samples
+    from vitcop.calibrate.data.samples import load_samples
 
     bad: list[str] = []
     samples = load_samples(path, limit=limit, bad=bad if skip_bad else None)

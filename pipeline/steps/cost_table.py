@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitcop.calibrate.core.partial import write_text
 from vitcop.pipeline.console import Console
 from vitcop.pipeline.inspection import table
-from vitcop.pipeline.partial import write_text
 
 if TYPE_CHECKING:
-    from vitcop.calibrate.latency import CostTable
+    from vitcop.calibrate.schedule.latency import CostTable
 
 
 def cost_table(
@@ -44,7 +44,7 @@ def cost_table(
 
     Raises InputError for anything wrong with bundle or samples.
     """
-    from vitcop.calibrate.samples import load_samples
+    from vitcop.calibrate.data.samples import load_samples
     from vitcop.export.bundle import Bundle
     from vitcop.export.runtimes import open_target
 

@@ -24,7 +24,7 @@ def export(
 
     Raises InputError where the schedule belongs to another model, or `out` is something else.
     """
-    from vitcop.calibrate.checkpoint import Checkpoint
+    from vitcop.calibrate.models.checkpoint import Checkpoint
 
     console = console or Console(quiet=True)
     checkpoint = Checkpoint.open(model)

@@ -59,8 +59,8 @@ def generate(
     Raises InputError for an image that cannot be decoded, placeholders that do not match the images, and sampling
     settings out of range.
     """
-    from vitcop.calibrate.generation import Sampler
-    from vitcop.calibrate.samples import PLACEHOLDER, VIDEO_PLACEHOLDER, open_frames, open_image, prompt_parts
+    from vitcop.calibrate.data.samples import PLACEHOLDER, VIDEO_PLACEHOLDER, open_frames, open_image, prompt_parts
+    from vitcop.calibrate.run.generation import Sampler
     from vitcop.export.bundle import Bundle
     from vitcop.export.runtimes import open_target
 
@@ -80,8 +80,8 @@ def generate(
     content = prompt_parts(prompt, len(pictures), len(films))
     engine = open_target(target)
 
-    from vitcop.calibrate.generation import generate as generate_batch
-    from vitcop.calibrate.loading import load_processor
+    from vitcop.calibrate.models.loading import load_processor
+    from vitcop.calibrate.run.generation import generate as generate_batch
     from vitcop.pipeline.preflight import family_in
 
     processor = load_processor(opened.processor_folder)
@@ -105,7 +105,7 @@ def generate(
 
 def check_length(tokens: int, folder: Path) -> None:
     """Raises InputError where prompt and answer are longer than the positions that the model was made for."""
-    from vitcop.calibrate.loading import load_config
+    from vitcop.calibrate.models.loading import load_config
 
     limit = getattr(load_config(folder).get_text_config(), "max_position_embeddings", None)
     if limit is not None and tokens > limit:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vitcop.calibrate.core.partial import write_text
 from vitcop.pipeline.console import Console
-from vitcop.pipeline.partial import write_text
 from vitcop.plugins.errors import InputError
 
 
@@ -52,7 +52,7 @@ def report(
 
     pictures: dict[str, Any] = {"overlay_note": _why_none(data, overlays)}
     if not pictures["overlay_note"]:
-        from vitcop.calibrate.samples import load_samples
+        from vitcop.calibrate.data.samples import load_samples
         from vitcop.export.runtimes import open_target
         from vitcop.pipeline.reporting.pictures import choose, draw_overlays
 

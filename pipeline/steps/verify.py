@@ -1,17 +1,16 @@
 """`verify`: prove with numbers that the built engine still answers like the PyTorch original."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitcop.calibrate.core.partial import write_text
+from vitcop.calibrate.core.strict_json import read_object
 from vitcop.pipeline.console import Console
 from vitcop.pipeline.inspection import table
-from vitcop.pipeline.partial import write_text
-from vitcop.plugins.errors import InputError
 
 if TYPE_CHECKING:
-    from vitcop.calibrate.samples import Sample
+    from vitcop.calibrate.data.samples import Sample
     from vitcop.export.bundle import Bundle
     from vitcop.export.measure import GateResult, Verification
     from vitcop.export.runtimes import Target
@@ -61,7 +60,7 @@ def verify(
 
     Returns the verification; look at `passed`. Raises InputError for anything wrong with bundle, samples or gates.
     """
-    from vitcop.calibrate.samples import load_samples
+    from vitcop.calibrate.data.samples import load_samples
     from vitcop.export.bundle import Bundle
     from vitcop.export.measure.gates import Gates
     from vitcop.export.runtimes import open_target
@@ -104,8 +103,8 @@ def _locate(bundle: "Bundle", target: "Target", samples: "Sequence[Sample]", con
     look = getattr(target, "locate_export_loss", None)
     if look is None:
         return
-    from vitcop.calibrate.loading import load_processor
-    from vitcop.calibrate.samples import batches
+    from vitcop.calibrate.data.samples import batches
+    from vitcop.calibrate.models.loading import load_processor
     from vitcop.pipeline.preflight import family_in
 
     _, batch = next(iter(batches(samples, load_processor(bundle.processor_folder), family_in(bundle.path), 1)))
@@ -125,19 +124,6 @@ def gate_table(gates: "Sequence[GateResult]") -> str:
         state = {True: "passed", False: "FAILED", None: "not held"}[gate.passed]
         rows.append((gate.name, measured, limit, state + (f" ({gate.note})" if gate.note else "")))
     return "\n".join(table(rows))
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises InputError that names it."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
-    if not isinstance(data, dict):
-        raise InputError(f"{path}: expected a JSON object, found {type(data).__name__}")
-    return data
 
 
 def read_verdict(path: Path) -> bool | None:

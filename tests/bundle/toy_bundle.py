@@ -13,9 +13,9 @@ import onnx
 from onnx import TensorProto, parser
 from safetensors.numpy import save_file
 
-from vitcop.calibrate.checkpoint import read_header
-from vitcop.calibrate.prompt import PromptBatch, batch_prompts
-from vitcop.calibrate.schedule import Drop, Schedule, VisionStage
+from vitcop.calibrate.models.checkpoint import read_header
+from vitcop.calibrate.models.prompt import PromptBatch, batch_prompts
+from vitcop.calibrate.schedule.schedule import Drop, Schedule, VisionStage
 from vitcop.export.bundle import Architecture, Bundle, write_bundle, writing_bundle
 from vitcop.export.bundle.architecture import GraphInputRecord
 from vitcop.plugins.spec import DOMAIN

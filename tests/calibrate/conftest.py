@@ -9,10 +9,10 @@ import torch
 from made_samples import write_samples
 from tiny_models import build_tiny_llava
 
-from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.loading import load_model
-from vitcop.calibrate.prompt import PromptBatch
-from vitcop.calibrate.samples import Sample, batches, load_samples
+from vitcop.calibrate.data.samples import Sample, batches, load_samples
+from vitcop.calibrate.models.checkpoint import Checkpoint
+from vitcop.calibrate.models.loading import load_model
+from vitcop.calibrate.models.prompt import PromptBatch
 
 NUM_SAMPLES = 12
 

@@ -5,11 +5,11 @@ import importlib.util
 import pytest
 import torch
 
-from vitcop.calibrate import loading
-from vitcop.calibrate.attention_masks import causal_mask
-from vitcop.calibrate.loading import ATTENTIONS, load_model
-from vitcop.calibrate.schedule import Schedule
-from vitcop.calibrate.scheduled import ScheduledRunner
+from vitcop.calibrate.models import loading
+from vitcop.calibrate.models.loading import ATTENTIONS, load_model
+from vitcop.calibrate.run.attention_masks import causal_mask
+from vitcop.calibrate.run.scheduled import ScheduledRunner
+from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.pipeline.commands import options
 from vitcop.plugins.errors import InputError, MissingError
 
@@ -101,8 +101,8 @@ def test_unknown_attention(tiny):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
 @pytest.mark.gpu
 def test_flash_attention_gives_the_logits_of_sdpa(tiny, batch):
-    from vitcop.calibrate.schedule import Drop, Schedule
-    from vitcop.calibrate.scheduled import ScheduledRunner
+    from vitcop.calibrate.run.scheduled import ScheduledRunner
+    from vitcop.calibrate.schedule.schedule import Drop, Schedule
 
     schedule = Schedule(num_layers=4, drops=(Drop(layer=2, score="text_query", order="largest", keep=(1, 2)),))
     logits = []

@@ -11,8 +11,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from tiny_models import build_tiny_llava
 
-from vitcop.calibrate.checkpoint import FINGERPRINT_BLOCK_BYTES, FINGERPRINT_BLOCKS, Checkpoint, read_eos_ids
-from vitcop.calibrate.processor_files import processor_digest
+from vitcop.calibrate.models.checkpoint import FINGERPRINT_BLOCK_BYTES, FINGERPRINT_BLOCKS, Checkpoint, read_eos_ids
+from vitcop.calibrate.models.processor_files import processor_digest
 from vitcop.plugins.errors import InputError
 
 CONFIG = {"architectures": ["LlavaForConditionalGeneration"], "model_type": "llava"}
@@ -178,8 +178,9 @@ def test_truncated_and_broken_shards(tmp_path):
 
 
 def test_light_modules_do_not_load_torch():
-    modules = "schedule presets samples checkpoint prompt runner cost generation calibration progress budget choices "
-    modules += "latency search.programme work.shards"
+    modules = "core.progress schedule.schedule schedule.presets schedule.cost schedule.budget schedule.choices "
+    modules += "schedule.latency data.samples models.checkpoint models.prompt run.runner run.generation "
+    modules += "evaluate.settings search.calibration search.programme work.shards"
     code = ";".join(f"import vitcop.calibrate.{name}" for name in modules.split())
     code += ";import sys; print([name for name in ('torch','transformers','onnxruntime') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

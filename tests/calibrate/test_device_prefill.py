@@ -11,9 +11,9 @@ from test_scheduled_runner import SCHEDULES
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from vitcop.calibrate.device_inputs import PromptTensors, VisionTensors
-from vitcop.calibrate.prompt import batch_prompts
-from vitcop.calibrate.scheduled import ScheduledRunner
+from vitcop.calibrate.models.prompt import batch_prompts
+from vitcop.calibrate.run.device_inputs import PromptTensors, VisionTensors
+from vitcop.calibrate.run.scheduled import ScheduledRunner
 
 META = torch.device("meta")
 

@@ -4,13 +4,13 @@ from unittest.mock import Mock
 
 import pytest
 
-from vitcop.calibrate.calibration import CalibrationSettings
-from vitcop.calibrate.evaluation import Evaluator, Losses
-from vitcop.calibrate.presets import preset
-from vitcop.calibrate.rivals import VisionZip
-from vitcop.calibrate.scheduled import ScheduledRunner
-from vitcop.calibrate.store import Store
-from vitcop.calibrate.task_scores import anls, exact_match
+from vitcop.calibrate.baselines import VisionZip
+from vitcop.calibrate.core.store import Store
+from vitcop.calibrate.data.task_scores import anls, exact_match
+from vitcop.calibrate.evaluate.evaluation import Evaluator, Losses
+from vitcop.calibrate.evaluate.settings import CalibrationSettings
+from vitcop.calibrate.run.scheduled import ScheduledRunner
+from vitcop.calibrate.schedule.presets import preset
 from vitcop.plugins.errors import InputError
 
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from transformers import AutoConfig
 
-from vitcop.calibrate.families import family_of
+from vitcop.calibrate.models.families import family_of
 from vitcop.plugins.errors import InputError
 
 

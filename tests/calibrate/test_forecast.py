@@ -6,7 +6,7 @@ import random
 import pytest
 from scipy.stats import spearmanr
 
-from vitcop.calibrate.choices import Choice, Rule
+from vitcop.calibrate.schedule.choices import Choice, Rule
 from vitcop.calibrate.search.forecast import LossCurves, rank_agreement
 
 RULE, OTHER = Rule(), Rule(score="text_query", order="largest")

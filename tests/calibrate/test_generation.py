@@ -5,8 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from vitcop.calibrate.generation import Sampler, continue_free, generate, greedy, teacher_forced
-from vitcop.calibrate.runner import Prefill
+from vitcop.calibrate.run.generation import Sampler, continue_free, generate, greedy, teacher_forced
+from vitcop.calibrate.run.runner import Prefill
 from vitcop.plugins.errors import InputError
 
 VOCAB = 11

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from vitcop.calibrate.device_inputs import PromptTensors, VisionTensors
-from vitcop.calibrate.presets import preset
-from vitcop.calibrate.samples import batches
-from vitcop.calibrate.scheduled import ScheduledRunner
+from vitcop.calibrate.data.samples import batches
+from vitcop.calibrate.run.device_inputs import PromptTensors, VisionTensors
+from vitcop.calibrate.run.scheduled import ScheduledRunner
+from vitcop.calibrate.schedule.presets import preset
 from vitcop.plugins.cuda import library
 
 pytestmark = [

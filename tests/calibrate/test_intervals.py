@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vitcop.calibrate.intervals import bootstrap_mean, paired_bootstrap, standard_error
+from vitcop.calibrate.stats.intervals import bootstrap_mean, paired_bootstrap, standard_error
 
 
 def test_standard_error_of_independent_samples():

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vitcop.calibrate.choices import Rule
-from vitcop.calibrate.latency import (
+from vitcop.calibrate.schedule.choices import Rule
+from vitcop.calibrate.schedule.latency import (
     BASE,
     DROP_KINDS,
     MEANINGS,
@@ -18,8 +18,8 @@ from vitcop.calibrate.latency import (
     prefill_terms,
     vision_terms,
 )
-from vitcop.calibrate.latency_fit import Timed, fit, forecast
-from vitcop.calibrate.schedule import Clusters, Drop, Schedule, VisionStage
+from vitcop.calibrate.schedule.latency_fit import Timed, fit, forecast
+from vitcop.calibrate.schedule.schedule import Clusters, Drop, Schedule, VisionStage
 from vitcop.plugins.errors import InputError
 
 LAYERS, VISUAL, TEXT = 12, 200, 40

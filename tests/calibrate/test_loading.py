@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers.processors import TemplateProcessing
 from transformers.utils import logging
 
-from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.loading import load_config, load_model, load_processor
+from vitcop.calibrate.models.checkpoint import Checkpoint
+from vitcop.calibrate.models.loading import load_config, load_model, load_processor
 from vitcop.plugins.errors import InputError, MissingError
 
 

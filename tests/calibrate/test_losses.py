@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax
 
-from vitcop.calibrate.answers import exact_match
-from vitcop.calibrate.losses import Estimate, kl_divergence, top1_agreement
-from vitcop.calibrate.targets import compute_targets, load_targets, save_targets, target_of
+from vitcop.calibrate.data.answers import exact_match
+from vitcop.calibrate.evaluate.losses import Estimate, kl_divergence, top1_agreement
+from vitcop.calibrate.evaluate.targets import compute_targets, load_targets, save_targets, target_of
 from vitcop.plugins.errors import InputError
 
 
@@ -74,8 +74,8 @@ def test_exact_match(text, right):
 
 
 def test_targets_of_a_model_survive_files(tiny, samples, tmp_path):
-    from vitcop.calibrate.original import OriginalRunner
-    from vitcop.calibrate.samples import batches
+    from vitcop.calibrate.data.samples import batches
+    from vitcop.calibrate.run.original import OriginalRunner
 
     prepared = list(batches(samples, tiny.processor, tiny.family, 5))
     runner = OriginalRunner(tiny.model, tiny.family)

@@ -8,22 +8,22 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from vitcop.calibrate.calibration import CalibrationSettings
-from vitcop.calibrate.choices import Rule
-from vitcop.calibrate.evaluation import Evaluator
-from vitcop.calibrate.generation import teacher_forced
+from vitcop.calibrate.core.store import Store
+from vitcop.calibrate.data.samples import load_samples
+from vitcop.calibrate.evaluate.evaluation import Evaluator
+from vitcop.calibrate.evaluate.settings import CalibrationSettings
 from vitcop.calibrate.observe import observing
 from vitcop.calibrate.observe.dependence import answer_attention, gradient_times_input, remaining
 from vitcop.calibrate.observe.observation import Observation
 from vitcop.calibrate.observe.observing import observe, observe_part
-from vitcop.calibrate.observe.score_names import score_name, vision_rule
 from vitcop.calibrate.observe.scores import layer_scores, steady_scores
 from vitcop.calibrate.observe.teacher_forcing import Forced, walk
-from vitcop.calibrate.samples import load_samples
-from vitcop.calibrate.schedule import Drop, Schedule, VisionStage
-from vitcop.calibrate.scheduled import OriginalRunner, ScheduledRunner
-from vitcop.calibrate.store import Store
-from vitcop.calibrate.vision_stage import VisionCache, run_vision
+from vitcop.calibrate.run.generation import teacher_forced
+from vitcop.calibrate.run.scheduled import OriginalRunner, ScheduledRunner
+from vitcop.calibrate.run.vision_stage import VisionCache, run_vision
+from vitcop.calibrate.schedule.choices import Rule
+from vitcop.calibrate.schedule.schedule import Drop, Schedule, VisionStage
+from vitcop.calibrate.schedule.score_names import score_name, vision_rule
 from vitcop.plugins.errors import InputError, MissingError
 
 ANSWERS = [np.array(tokens) for tokens in ([7, 9, 2], [11], [8, 2], [6, 12, 13])]

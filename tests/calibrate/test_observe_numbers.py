@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from vitcop.calibrate.choices import Rule
-from vitcop.calibrate.observe.interval import Interval
 from vitcop.calibrate.observe.key_norms import QUANTILES, norm_rows, summary
 from vitcop.calibrate.observe.observation import Observation
 from vitcop.calibrate.observe.pieces import Observed
-from vitcop.calibrate.observe.ranks import average_ranks, first_places, held_share, spearman
-from vitcop.calibrate.observe.score_names import rule_of, rules_before, score_name, vision_rule
 from vitcop.calibrate.observe.table import observation_table
+from vitcop.calibrate.schedule.choices import Rule
+from vitcop.calibrate.schedule.score_names import rule_of, rules_before, score_name, vision_rule
+from vitcop.calibrate.stats.cluster_interval import Interval
+from vitcop.calibrate.stats.ranks import average_ranks, first_places, held_share, spearman
 from vitcop.plugins.errors import InputError
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from vitcop.calibrate.generation import continue_forced, generate
-from vitcop.calibrate.original import OriginalRunner
-from vitcop.calibrate.schedule import Drop, Schedule, VisionStage
-from vitcop.calibrate.scheduled import ScheduledRunner
+from vitcop.calibrate.run.generation import continue_forced, generate
+from vitcop.calibrate.run.original import OriginalRunner
+from vitcop.calibrate.run.scheduled import ScheduledRunner
+from vitcop.calibrate.schedule.schedule import Drop, Schedule, VisionStage
 from vitcop.plugins.errors import InputError
 
 STEPS = 6

@@ -11,18 +11,18 @@ import torch
 from safetensors import safe_open
 from test_scheduled_runner import CLUSTERS, SCHEDULES, schedule
 
-from vitcop.calibrate.calibration import CalibrationSettings
-from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.evaluation import Evaluator
-from vitcop.calibrate.generation import continue_forced
-from vitcop.calibrate.loading import load_model
-from vitcop.calibrate.prefix import stem
-from vitcop.calibrate.prefix_cache import PrefixCache, prefix_cache
-from vitcop.calibrate.prefix_files import PrefixFiles
-from vitcop.calibrate.schedule import Clusters, Drop, Schedule, VisionStage
-from vitcop.calibrate.scheduled import ScheduledRunner
-from vitcop.calibrate.store import Store
-from vitcop.calibrate.vision_stage import VisionCache
+from vitcop.calibrate.core.store import Store
+from vitcop.calibrate.evaluate.evaluation import Evaluator, prefix_cache
+from vitcop.calibrate.evaluate.settings import CalibrationSettings
+from vitcop.calibrate.models.checkpoint import Checkpoint
+from vitcop.calibrate.models.loading import load_model
+from vitcop.calibrate.run.generation import continue_forced
+from vitcop.calibrate.run.prefix import stem
+from vitcop.calibrate.run.prefix_cache import PrefixCache
+from vitcop.calibrate.run.prefix_files import PrefixFiles
+from vitcop.calibrate.run.scheduled import ScheduledRunner
+from vitcop.calibrate.run.vision_stage import VisionCache
+from vitcop.calibrate.schedule.schedule import Clusters, Drop, Schedule, VisionStage
 from vitcop.plugins.errors import InputError
 
 FORCED = [5, 9, 7]
@@ -115,7 +115,7 @@ def test_stems():
 
 
 def test_the_vision_tower_stays_off(tiny, batch, prefixes, monkeypatch):
-    monkeypatch.setattr("vitcop.calibrate.scheduled.run_vision", lambda *_: pytest.fail("the tower ran"))
+    monkeypatch.setattr("vitcop.calibrate.run.scheduled.run_vision", lambda *_: pytest.fail("the tower ran"))
     ScheduledRunner(tiny.model, tiny.family, ALONE["text_query"]).prefill(batch, prefixes[2])
 
 
@@ -349,7 +349,7 @@ def test_files_of_other_threads_are_not_taken(tiny, batch, tmp_path, ran, monkey
     """With other threads a sum may come out in another order, so in other bits."""
     settings = CalibrationSettings(prefix_disk_bytes=1 << 20)
     for threads, layers in ((1, [0, 1, 2]), (1, []), (3, [0, 1, 2])):
-        monkeypatch.setattr("vitcop.calibrate.prefix_cache.torch.get_num_threads", lambda threads=threads: threads)
+        monkeypatch.setattr("vitcop.calibrate.evaluate.evaluation.torch.get_num_threads", lambda threads=threads: threads)
         prefix_cache(tiny.model, tiny.family, settings, Store(tmp_path), base=["b"]).before(LAST, batch)
         assert ran.taken() == layers
 

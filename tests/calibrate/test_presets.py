@@ -4,9 +4,23 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from vitcop.calibrate.budget import check_budget, check_meets, check_one_token, fractions, layer_mean, solve_counts
-from vitcop.calibrate.presets import PRESET_NAMES, controls, nearest_reference, paper_layers, paper_schedule, preset
-from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.schedule.budget import (
+    check_budget,
+    check_meets,
+    check_one_token,
+    fractions,
+    layer_mean,
+    solve_counts,
+)
+from vitcop.calibrate.schedule.presets import (
+    PRESET_NAMES,
+    controls,
+    nearest_reference,
+    paper_layers,
+    paper_schedule,
+    preset,
+)
+from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.plugins.errors import InputError
 
 PAPER = {

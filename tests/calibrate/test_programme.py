@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vitcop.calibrate.choices import AT_INPUT, Choice, Rule, compatible, schedule_of
-from vitcop.calibrate.cost import DecoderShape, prefill_cost
+from vitcop.calibrate.schedule.choices import AT_INPUT, Choice, Rule, compatible, schedule_of
+from vitcop.calibrate.schedule.cost import DecoderShape, prefill_cost
 from vitcop.calibrate.search.constraints import Constraint, CostModel, flops_cost, kv_cost, token_cost
 from vitcop.calibrate.search.programme import best_sets
 from vitcop.plugins.errors import InputError

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vitcop.calibrate.choices import AT_INPUT, Choice, Rule, schedule_of
+from vitcop.calibrate.schedule.choices import AT_INPUT, Choice, Rule, schedule_of
 from vitcop.calibrate.search.constraints import Constraint, CostModel, token_cost
 from vitcop.calibrate.search.fit_counts import fit_counts
 from vitcop.calibrate.search.refine import RefineSettings, refine

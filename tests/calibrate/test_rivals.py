@@ -8,13 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vitcop.calibrate.loading import load_model
-from vitcop.calibrate.prompt import batch_prompts
-from vitcop.calibrate.rivals import RIVALS, FastV, PyramidDrop, VisionZip
-from vitcop.calibrate.rivals.visionzip import zip_tokens
-from vitcop.calibrate.schedule import Schedule, VisionStage
-from vitcop.calibrate.scheduled import ScheduledRunner
-from vitcop.calibrate.vision_stage import VisionOutput
+from vitcop.calibrate.baselines import RIVALS, FastV, PyramidDrop, VisionZip
+from vitcop.calibrate.baselines.visionzip import zip_tokens
+from vitcop.calibrate.models.loading import load_model
+from vitcop.calibrate.models.prompt import batch_prompts
+from vitcop.calibrate.run.scheduled import ScheduledRunner
+from vitcop.calibrate.run.vision_stage import VisionOutput
+from vitcop.calibrate.schedule.schedule import Schedule, VisionStage
 
 NUM_LAYERS, NUM_VISUAL = 4, 16
 

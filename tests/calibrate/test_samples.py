@@ -10,7 +10,7 @@ import pytest
 from made_samples import write_samples
 from PIL import Image
 
-from vitcop.calibrate.samples import MAX_PIXELS, batches, load_samples, samples_digest
+from vitcop.calibrate.data.samples import MAX_PIXELS, batches, load_samples, samples_digest
 from vitcop.plugins.errors import InputError
 
 

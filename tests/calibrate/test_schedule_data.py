@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vitcop.calibrate.presets import preset
-from vitcop.calibrate.prompt import batch_prompts
-from vitcop.calibrate.schedule import Clusters, Drop, Schedule, VisionStage
+from vitcop.calibrate.models.prompt import batch_prompts
+from vitcop.calibrate.schedule.presets import preset
+from vitcop.calibrate.schedule.schedule import Clusters, Drop, Schedule, VisionStage
 from vitcop.plugins.errors import InputError
 
 PAPER = preset("paper-1/3", 32, 576)

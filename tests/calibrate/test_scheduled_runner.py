@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from vitcop.calibrate.generation import generate
-from vitcop.calibrate.presets import controls, preset
-from vitcop.calibrate.schedule import Clusters, Drop, Schedule, VisionStage
-from vitcop.calibrate.scheduled import ScheduledRunner
-from vitcop.calibrate.vision_stage import VisionCache, keep_patches, run_vision
+from vitcop.calibrate.run.generation import generate
+from vitcop.calibrate.run.scheduled import ScheduledRunner
+from vitcop.calibrate.run.vision_stage import VisionCache, keep_patches, run_vision
+from vitcop.calibrate.schedule.presets import controls, preset
+from vitcop.calibrate.schedule.schedule import Clusters, Drop, Schedule, VisionStage
 from vitcop.plugins.spec import keep_count
 
 CLUSTERS = Clusters(centers=(1, 4), cutoff_distance=None, cutoff_quantile=0.3)

@@ -10,16 +10,17 @@ import pytest
 from made_samples import write_samples
 from safetensors.numpy import load_file, save_file
 
-from vitcop.calibrate import evaluation
-from vitcop.calibrate.calibration import Calibration, CalibrationSettings
-from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.cost import Cost, DecoderShape, prefill_cost
-from vitcop.calibrate.evaluation import Evaluator
-from vitcop.calibrate.generation import continue_forced
-from vitcop.calibrate.samples import load_samples
-from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.core.store import Store, key_of
+from vitcop.calibrate.data.samples import load_samples
+from vitcop.calibrate.evaluate import evaluation
+from vitcop.calibrate.evaluate.evaluation import Evaluator
+from vitcop.calibrate.evaluate.settings import CalibrationSettings
+from vitcop.calibrate.models.checkpoint import Checkpoint
+from vitcop.calibrate.run.generation import continue_forced
+from vitcop.calibrate.schedule.cost import Cost, DecoderShape, prefill_cost
+from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.calibrate.search.calibrating import calibrate
-from vitcop.calibrate.store import Store, key_of
+from vitcop.calibrate.search.calibration import Calibration
 from vitcop.plugins.errors import InputError
 from vitcop.plugins.registry import REVISIONS
 

@@ -8,15 +8,15 @@ import pytest
 from made_samples import write_samples
 from PIL import Image
 
-from vitcop.calibrate.calibration import CalibrationSettings
-from vitcop.calibrate.cost import DecoderShape, prefill_cost
-from vitcop.calibrate.evaluation import Evaluator
-from vitcop.calibrate.latency import BASE, DROP_KINDS, VISION_KINDS, CostTable
-from vitcop.calibrate.samples import digested, load_samples
-from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.data.samples import digested, load_samples
+from vitcop.calibrate.evaluate.evaluation import Evaluator
+from vitcop.calibrate.evaluate.settings import CalibrationSettings
+from vitcop.calibrate.schedule.cost import DecoderShape, prefill_cost
+from vitcop.calibrate.schedule.latency import BASE, DROP_KINDS, VISION_KINDS, CostTable
+from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.calibrate.search.calibrating import calibrate, measure_shard
 from vitcop.calibrate.search.constraints import Constraint
-from vitcop.calibrate.subset_limits import SubsetLimit
+from vitcop.calibrate.stats.subset_limits import SubsetLimit
 from vitcop.calibrate.work.shards import Shard, merge
 from vitcop.pipeline.console import Console
 from vitcop.pipeline.steps.calibrate import Search

@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 from made_samples import write_samples
 
-from vitcop.calibrate.calibration import CalibrationSettings
-from vitcop.calibrate.choices import AT_INPUT, Choice, Rule, schedule_of
-from vitcop.calibrate.evaluation import Evaluator, Losses
-from vitcop.calibrate.presets import paper_layers
-from vitcop.calibrate.samples import load_samples
-from vitcop.calibrate.search.grid import candidate_layers, cells, keep_counts
-from vitcop.calibrate.search.sensitivity import (
+from vitcop.calibrate.core.store import Store
+from vitcop.calibrate.data.samples import load_samples
+from vitcop.calibrate.evaluate.evaluation import Evaluator, Losses
+from vitcop.calibrate.evaluate.grid import candidate_layers, cells, keep_counts
+from vitcop.calibrate.evaluate.sensitivity import (
     LEAST_IMAGES,
     Row,
     SensitivityTable,
     measure_cell,
     still_open,
 )
-from vitcop.calibrate.store import Store
+from vitcop.calibrate.evaluate.settings import CalibrationSettings
+from vitcop.calibrate.schedule.choices import AT_INPUT, Choice, Rule, schedule_of
+from vitcop.calibrate.schedule.presets import paper_layers
 from vitcop.plugins.errors import InputError
 
 RULES = (

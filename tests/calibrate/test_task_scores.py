@@ -2,7 +2,7 @@
 
 import pytest
 
-from vitcop.calibrate.task_scores import (
+from vitcop.calibrate.data.task_scores import (
     METRICS,
     anls,
     chosen_letter,

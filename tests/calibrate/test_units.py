@@ -9,18 +9,18 @@ from dataclasses import replace
 import pytest
 from made_samples import write_samples
 
-from vitcop.calibrate.calibration import CalibrationSettings
-from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.evaluation import Evaluator, Losses
-from vitcop.calibrate.presets import preset
-from vitcop.calibrate.samples import load_samples
-from vitcop.calibrate.schedule import Schedule
-from vitcop.calibrate.store import Store
+from vitcop.calibrate.core.store import Store
+from vitcop.calibrate.data.sample_json import samples_from_json, samples_to_json
+from vitcop.calibrate.data.samples import load_samples
+from vitcop.calibrate.evaluate.evaluation import Evaluator, Losses
+from vitcop.calibrate.evaluate.settings import CalibrationSettings
+from vitcop.calibrate.models.checkpoint import Checkpoint
+from vitcop.calibrate.schedule.presets import preset
+from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.calibrate.work.executors import Factory, InProcess, Processes
 from vitcop.calibrate.work.executors.outcomes import performed, result_of
 from vitcop.calibrate.work.job import Job
 from vitcop.calibrate.work.performing import perform_all, stored_as, unit
-from vitcop.calibrate.work.sample_json import samples_from_json, samples_to_json
 from vitcop.calibrate.work.sharding import perform_shard, take_in
 from vitcop.calibrate.work.shards import PartialTable, Shard, merge, partial_files
 from vitcop.calibrate.work.torch_threads import torch_threads

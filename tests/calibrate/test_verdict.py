@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from made_samples import write_samples
 from PIL import Image
 
-from vitcop.calibrate.evaluation import Losses
-from vitcop.calibrate.front import front_points, pareto_front
-from vitcop.calibrate.image_clusters import clusters_by_id, image_clusters
-from vitcop.calibrate.losses import Estimate
-from vitcop.calibrate.samples import Sample, load_samples
-from vitcop.calibrate.subset_limits import SubsetLimit, violations
-from vitcop.calibrate.verdict import averaged, compare
+from vitcop.calibrate.data.image_clusters import clusters_by_id, image_clusters
+from vitcop.calibrate.data.samples import Sample, load_samples
+from vitcop.calibrate.evaluate.evaluation import Losses
+from vitcop.calibrate.evaluate.losses import Estimate
+from vitcop.calibrate.stats.front import front_points, pareto_front
+from vitcop.calibrate.stats.subset_limits import SubsetLimit, violations
+from vitcop.calibrate.stats.verdict import averaged, compare
 from vitcop.plugins.errors import InputError
 
 NUM_IMAGES, EACH = 60, 4

@@ -5,7 +5,7 @@ import signal
 import time
 from pathlib import Path
 
-from vitcop.calibrate.store import Store
+from vitcop.calibrate.core.store import Store
 from vitcop.calibrate.work.performing import StoredPerformer
 from vitcop.plugins.errors import InputError
 

@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from export_cases import ONE_MERGE, PAPER, Captured, Exported, drop_points, duplicate
 
-from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.loading import load_model
-from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.models.checkpoint import Checkpoint
+from vitcop.calibrate.models.loading import load_model
+from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.export.bundle import Bundle
 from vitcop.export.capture import capture_decode, capture_prefill, capture_vision
 from vitcop.export.capture.captures import Captures

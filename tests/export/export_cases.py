@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from vitcop.calibrate.prompt import PromptBatch
-from vitcop.calibrate.schedule import Clusters, Drop, Schedule, VisionStage
+from vitcop.calibrate.models.prompt import PromptBatch
+from vitcop.calibrate.schedule.schedule import Clusters, Drop, Schedule, VisionStage
 from vitcop.export.bundle import Bundle
 from vitcop.export.capture import TokenGraph, example_tables
 from vitcop.export.capture.paths import ModulePaths

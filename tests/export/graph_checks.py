@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import SymInt, Tensor, fx
 
-from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.export.capture import TokenGraph
 from vitcop.export.capture.paths import ModulePaths
 

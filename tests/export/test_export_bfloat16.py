@@ -15,10 +15,10 @@ from onnx import TensorProto, numpy_helper
 from tensorrt_checks import checked
 from tiny_models import build_tiny_llava
 
-from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.loading import load_model
-from vitcop.calibrate.schedule import Clusters, Drop, Schedule, VisionStage
-from vitcop.calibrate.scheduled import ScheduledRunner
+from vitcop.calibrate.models.checkpoint import Checkpoint
+from vitcop.calibrate.models.loading import load_model
+from vitcop.calibrate.run.scheduled import ScheduledRunner
+from vitcop.calibrate.schedule.schedule import Clusters, Drop, Schedule, VisionStage
 from vitcop.export.bundle import GRAPHS, Bundle
 from vitcop.export.capture import capture_prefill, capture_vision
 from vitcop.export.capture.paths import module_paths

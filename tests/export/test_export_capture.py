@@ -5,8 +5,8 @@ import pytest
 import torch
 from export_cases import duplicate, prompt_feeds, run_graph
 
-from vitcop.calibrate.generation import generate
-from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.run.generation import generate
+from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.export.capture.attention import ATTENTION
 from vitcop.export.rewrite import DropTokensPass, Sequence, SplitCachePass, VisionStagePass
 from vitcop.export.runtimes.onnxruntime import OnnxRuntimeRunner

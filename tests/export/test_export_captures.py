@@ -4,8 +4,8 @@ import pytest
 from export_cases import ONE_MERGE
 from tiny_models import build_tiny_llava
 
-from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.schedule import Drop, Schedule
+from vitcop.calibrate.models.checkpoint import Checkpoint
+from vitcop.calibrate.schedule.schedule import Drop, Schedule
 from vitcop.export.bundle import GRAPHS, Bundle
 from vitcop.export.capture import capture_decode, capture_prefill, capture_vision
 from vitcop.export.capture.captures import Captures

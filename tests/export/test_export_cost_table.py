@@ -5,9 +5,9 @@ from contextlib import contextmanager
 import pytest
 from export_cases import ONE_MERGE
 
-from vitcop.calibrate.latency_fit import fit, forecast
-from vitcop.calibrate.progress import NoProgress
-from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.core.progress import NoProgress
+from vitcop.calibrate.schedule.latency_fit import fit, forecast
+from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.export.measure.cost_table import Protocol, time_probes
 from vitcop.export.measure.probes import Probe, plain_probe
 from vitcop.export.measure.prompt_sizes import resized, token_tables

@@ -7,9 +7,9 @@ import pytest
 import torch
 from export_cases import PAPER, SCHEDULES, drop_points, prompt_feeds, run_graph, split_cache, vision_stage
 
-from vitcop.calibrate.prompt import batch_prompts
-from vitcop.calibrate.scheduled import ScheduledRunner
-from vitcop.calibrate.vision_stage import VisionKept
+from vitcop.calibrate.models.prompt import batch_prompts
+from vitcop.calibrate.run.scheduled import ScheduledRunner
+from vitcop.calibrate.run.vision_stage import VisionKept
 
 TOLERANCE = 5e-5
 STEPS = 2

@@ -9,9 +9,9 @@ from export_cases import ONE_MERGE, PAPER, drop_points
 from onnx import TensorProto
 from tensorrt_checks import checked
 
-from vitcop.calibrate.generation import generate
-from vitcop.calibrate.schedule import Drop, Schedule
-from vitcop.calibrate.scheduled import ScheduledRunner
+from vitcop.calibrate.run.generation import generate
+from vitcop.calibrate.run.scheduled import ScheduledRunner
+from vitcop.calibrate.schedule.schedule import Drop, Schedule
 from vitcop.export.bundle import GRAPHS, graph_contract
 from vitcop.export.lower import OPSET, lower
 from vitcop.export.lower.tidy import tidy
@@ -265,9 +265,9 @@ def test_a_paper_preset_end_to_end(tmp_path, make_batch):
     from export_cases import Exported
     from tiny_models import build_tiny_llava
 
-    from vitcop.calibrate.checkpoint import Checkpoint
-    from vitcop.calibrate.loading import load_model
-    from vitcop.calibrate.presets import preset
+    from vitcop.calibrate.models.checkpoint import Checkpoint
+    from vitcop.calibrate.models.loading import load_model
+    from vitcop.calibrate.schedule.presets import preset
     from vitcop.export.bundle import Bundle
     from vitcop.export.compile import export_bundle
 

@@ -7,11 +7,11 @@ import pytest
 from tensorrt_checks import checked
 from tiny_models import build_tiny_llava
 
-from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.generation import generate
-from vitcop.calibrate.loading import load_model
-from vitcop.calibrate.presets import preset
-from vitcop.calibrate.scheduled import ScheduledRunner
+from vitcop.calibrate.models.checkpoint import Checkpoint
+from vitcop.calibrate.models.loading import load_model
+from vitcop.calibrate.run.generation import generate
+from vitcop.calibrate.run.scheduled import ScheduledRunner
+from vitcop.calibrate.schedule.presets import preset
 from vitcop.export.bundle import Bundle
 from vitcop.export.compile import export_bundle
 from vitcop.export.measure.gates import LAYER_LIMITS, LOGIT_LIMITS

@@ -11,11 +11,11 @@ from export_cases import PAPER, duplicate, vision_pass
 from tensorrt_checks import checked
 from torch import fx
 
-from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.families import family_of
-from vitcop.calibrate.loading import load_config, load_processor
-from vitcop.calibrate.schedule import Drop, Schedule
-from vitcop.calibrate.schedule_check import check_schedule
+from vitcop.calibrate.models.checkpoint import Checkpoint
+from vitcop.calibrate.models.families import family_of
+from vitcop.calibrate.models.loading import load_config, load_processor
+from vitcop.calibrate.models.schedule_check import check_schedule
+from vitcop.calibrate.schedule.schedule import Drop, Schedule
 from vitcop.export.bundle import Bundle
 from vitcop.export.capture.attention import ATTENTION
 from vitcop.export.capture.skeleton import load_skeleton

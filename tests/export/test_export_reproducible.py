@@ -14,7 +14,7 @@ warnings.simplefilter("ignore")
 import torch
 torch.set_num_threads(1)
 from pathlib import Path
-from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.export.compile import export_bundle
 export_bundle(Path(sys.argv[1]), Schedule.load(Path(sys.argv[2])), Path(sys.argv[3]), copy_weights=True)
 """

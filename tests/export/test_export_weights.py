@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from tensorrt_checks import checked
 from tiny_models import build_tiny_llava
 
-from vitcop.calibrate.checkpoint import SINGLE_SHARD, Checkpoint
-from vitcop.calibrate.loading import load_model
-from vitcop.calibrate.schedule import Drop, Schedule
-from vitcop.calibrate.scheduled import ScheduledRunner
+from vitcop.calibrate.models.checkpoint import SINGLE_SHARD, Checkpoint
+from vitcop.calibrate.models.loading import load_model
+from vitcop.calibrate.run.scheduled import ScheduledRunner
+from vitcop.calibrate.schedule.schedule import Drop, Schedule
 from vitcop.export.bundle import GRAPHS, Bundle
 from vitcop.export.capture.skeleton import load_skeleton
 from vitcop.export.compile import export_bundle

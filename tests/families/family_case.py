@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vitcop.calibrate.prompt import PromptBatch
-from vitcop.calibrate.schedule import Clusters, Drop, Schedule, VisionStage
+from vitcop.calibrate.models.prompt import PromptBatch
+from vitcop.calibrate.schedule.schedule import Clusters, Drop, Schedule, VisionStage
 
 WORDS = (
     "what is this the a of in color shape how many are there red green blue yellow circle square triangle left right "

@@ -7,7 +7,7 @@ import numpy as np
 from family_case import Prompt
 from tiny_parts import build_tokenizer, chat_template, save_processor
 
-from vitcop.calibrate.prompt import PromptBatch
+from vitcop.calibrate.models.prompt import PromptBatch
 
 SPECIAL = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
 TOKENS = {

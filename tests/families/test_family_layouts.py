@@ -17,11 +17,11 @@ from llava_next_cases import build_llava_next
 from llava_next_video_cases import build_llava_next_video
 from llava_onevision_cases import SEVERAL_VIDEOS, build_llava_onevision
 
-from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.families import family_of
-from vitcop.calibrate.families.layout import GRID, GROUP, PATCHES
-from vitcop.calibrate.families.mixture import Mixture, mixed, with_newlines
-from vitcop.calibrate.loading import load_model
+from vitcop.calibrate.models.checkpoint import Checkpoint
+from vitcop.calibrate.models.families import family_of
+from vitcop.calibrate.models.families.layout import GRID, GROUP, PATCHES
+from vitcop.calibrate.models.families.mixture import Mixture, mixed, with_newlines
+from vitcop.calibrate.models.loading import load_model
 from vitcop.plugins.errors import InputError
 
 SIZES = {
@@ -188,7 +188,7 @@ def test_token_ids_and_pixels_are_those_of_transformers_llava_next(loaded, size)
 def test_frames_are_resized_or_cropped_as_the_settings_say(loaded):
     from PIL import Image
 
-    from vitcop.calibrate.families.frames import video_pixels
+    from vitcop.calibrate.models.families.frames import video_pixels
 
     processor = loaded("onevision").processor
     # The left half is black, the right half white; the middle third has both.

@@ -7,14 +7,14 @@ import torch
 from families_under_test import CASES
 from family_case import prepare
 
-from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.generation import teacher_forced
-from vitcop.calibrate.loading import load_model
+from vitcop.calibrate.models.checkpoint import Checkpoint
+from vitcop.calibrate.models.loading import load_model
 from vitcop.calibrate.observe.dependence import answer_attention, gradient_times_input
 from vitcop.calibrate.observe.scores import layer_scores, steady_scores
 from vitcop.calibrate.observe.teacher_forcing import Forced, walk
-from vitcop.calibrate.scheduled import OriginalRunner
-from vitcop.calibrate.vision_stage import run_vision
+from vitcop.calibrate.run.generation import teacher_forced
+from vitcop.calibrate.run.scheduled import OriginalRunner
+from vitcop.calibrate.run.vision_stage import run_vision
 
 PARAMS = [pytest.param(case, id=case.name, marks=[pytest.mark.slow] * case.slow) for case in CASES]
 

@@ -13,12 +13,12 @@ from families_under_test import CASES
 from family_case import FamilyCase, merge_schedule, other_schedules, prepare
 from tensorrt_checks import check_profiles, checked
 
-from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.generation import generate
-from vitcop.calibrate.loading import load_model
-from vitcop.calibrate.prompt import PromptBatch
-from vitcop.calibrate.schedule import Schedule
-from vitcop.calibrate.scheduled import OriginalRunner, ScheduledRunner
+from vitcop.calibrate.models.checkpoint import Checkpoint
+from vitcop.calibrate.models.loading import load_model
+from vitcop.calibrate.models.prompt import PromptBatch
+from vitcop.calibrate.run.generation import generate
+from vitcop.calibrate.run.scheduled import OriginalRunner, ScheduledRunner
+from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.export.bundle import GRAPHS, Bundle
 from vitcop.export.capture.captures import Captures
 from vitcop.export.compile import export_bundle

@@ -3,12 +3,12 @@
 import pytest
 from families_under_test import CASES
 
-from vitcop.calibrate.calibration import CalibrationSettings
-from vitcop.calibrate.choices import AT_INPUT
-from vitcop.calibrate.families import family_of, supported_architectures
-from vitcop.calibrate.families.base import CLASS_FREE_SCORES
-from vitcop.calibrate.loading import load_config
-from vitcop.calibrate.schedule import Schedule, VisionStage
+from vitcop.calibrate.evaluate.settings import CalibrationSettings
+from vitcop.calibrate.models.families import family_of, supported_architectures
+from vitcop.calibrate.models.families.base import CLASS_FREE_SCORES
+from vitcop.calibrate.models.loading import load_config
+from vitcop.calibrate.schedule.choices import AT_INPUT
+from vitcop.calibrate.schedule.schedule import Schedule, VisionStage
 from vitcop.calibrate.search.rules import candidate_rules
 from vitcop.pipeline.preflight import load_schedule
 from vitcop.plugins.errors import InputError
@@ -48,7 +48,7 @@ def test_a_score_that_does_not_exist_is_refused(family):
 
 
 def test_a_preset_ranks_by_a_score_that_exists(folder, family):
-    from vitcop.calibrate.checkpoint import Checkpoint
+    from vitcop.calibrate.models.checkpoint import Checkpoint
 
     schedule = load_schedule("paper-1/3", Checkpoint.open(folder))
     assert schedule.vision.score == family.vision_scores[0]

@@ -11,10 +11,10 @@ import torch
 from family_case import Prompt, prepare
 from qwen_parts import BATCHES, token_types
 
-from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.families import family_of
-from vitcop.calibrate.loading import load_config, load_model
-from vitcop.calibrate.vision_stage import run_vision
+from vitcop.calibrate.models.checkpoint import Checkpoint
+from vitcop.calibrate.models.families import family_of
+from vitcop.calibrate.models.loading import load_config, load_model
+from vitcop.calibrate.run.vision_stage import run_vision
 from vitcop.plugins.errors import InputError
 
 BUILDERS = {"qwen2_5_vl": qwen2_5_vl_cases.build, "qwen3_vl": qwen3_vl_cases.build}

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from vitcop.calibrate.clustering import Clustering
-from vitcop.calibrate.runner import DropTrace, Prefill
-from vitcop.calibrate.schedule import Clusters
+from vitcop.calibrate.run.clustering import Clustering
+from vitcop.calibrate.run.runner import DropTrace, Prefill
+from vitcop.calibrate.schedule.schedule import Clusters
 from vitcop.export.measure.agreement import common_prefix, kept_agreement, logit_kl, max_deviation, top1_agreement
 from vitcop.export.measure.layers import layer_deviations
 from vitcop.export.measure.near_ties import compare_stages, compare_traces, is_near_tie, ulp_at

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from twin import build_model, build_samples, write_twin_bundle
 
-from vitcop.calibrate.latency import DROP_KINDS, VISION_KINDS, kind_of, prefill_terms, vision_terms
-from vitcop.calibrate.progress import NoProgress
-from vitcop.calibrate.prompt import PromptBatch
-from vitcop.calibrate.runner import Prefill
-from vitcop.calibrate.samples import load_samples
-from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.core.progress import NoProgress
+from vitcop.calibrate.data.samples import load_samples
+from vitcop.calibrate.models.prompt import PromptBatch
+from vitcop.calibrate.run.runner import Prefill
+from vitcop.calibrate.schedule.latency import DROP_KINDS, VISION_KINDS, kind_of, prefill_terms, vision_terms
+from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.export import compile as exporting
 from vitcop.export.measure import cost_table
 from vitcop.export.measure.cost_table import Protocol, measure_cost_table, time_probes

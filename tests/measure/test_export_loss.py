@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from vitcop.calibrate.generation import Generated
-from vitcop.calibrate.runner import DropTrace, Prefill
-from vitcop.calibrate.schedule import Drop, Schedule
+from vitcop.calibrate.run.generation import Generated
+from vitcop.calibrate.run.runner import DropTrace, Prefill
+from vitcop.calibrate.schedule.schedule import Drop, Schedule
 from vitcop.export.measure.losses import ExportLoss
 
 SCHEDULE = Schedule(num_layers=2, drops=(Drop(layer=1, keep=(1, 2)),))

@@ -11,8 +11,8 @@ import torch
 from safetensors.numpy import load_file, save_file
 from twin import SCHEDULE, TwinTarget, build_model, build_samples, write_twin_bundle
 
-from vitcop.calibrate.samples import load_samples
-from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.data.samples import load_samples
+from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.export.bundle import Bundle
 from vitcop.export.measure import Gates, bench, latency, rungs, verify
 from vitcop.export.measure.gates import layer_gate, score_loss_gate

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tiny_models import build_tiny_llava
 
-from vitcop.calibrate.schedule import Drop, Schedule, VisionStage
+from vitcop.calibrate.schedule.schedule import Drop, Schedule, VisionStage
 from vitcop.export.bundle import Bundle, architecture_of, copy_processor_files, write_bundle, writing_bundle
 
 NUM_LAYERS = 4
@@ -51,8 +51,8 @@ def write_twin_bundle(
     """A bundle with processor, weights and manifest as they are, and empty graphs."""
     from transformers import AutoConfig
 
-    from vitcop.calibrate.checkpoint import Checkpoint
-    from vitcop.calibrate.families import family_of
+    from vitcop.calibrate.models.checkpoint import Checkpoint
+    from vitcop.calibrate.models.families import family_of
 
     checkpoint = Checkpoint.open(model_dir)
     config = AutoConfig.from_pretrained(model_dir)
@@ -87,9 +87,9 @@ class TwinTarget:
         self.schedule, self.change = schedule, change
 
     def runner(self, bundle, options=None):
-        from vitcop.calibrate.checkpoint import Checkpoint
-        from vitcop.calibrate.loading import load_model
-        from vitcop.calibrate.scheduled import ScheduledRunner
+        from vitcop.calibrate.models.checkpoint import Checkpoint
+        from vitcop.calibrate.models.loading import load_model
+        from vitcop.calibrate.run.scheduled import ScheduledRunner
         from vitcop.export.measure.layers import torch_kv
 
         dtype = self.dtype

@@ -43,5 +43,5 @@ def invoke() -> Callable[..., Result]:
 def fake_stages(monkeypatch: pytest.MonkeyPatch) -> FakeStages:
     """Fake stages, which `run` uses from now on."""
     fakes = FakeStages()
-    monkeypatch.setattr("vitcop.pipeline.steps.run.STAGES", fakes.table)
+    monkeypatch.setattr("vitcop.pipeline.running.STAGES", fakes.table)
     return fakes

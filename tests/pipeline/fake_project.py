@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from vitcop.calibrate.schedule import Schedule
-from vitcop.pipeline.partial import write_text
+from vitcop.calibrate.core.partial import write_text
+from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.pipeline.stages import STAGES, Stage, StageRun
 
 NUM_LAYERS = 4

@@ -8,15 +8,15 @@ from typing import Any
 
 from fake_project import CONFIG
 
-from vitcop.calibrate.calibration import Calibration, CurvePoint, Forecast, Measured, TableEntry
-from vitcop.calibrate.choices import Choice, Rule
-from vitcop.calibrate.intervals import Interval as MeanInterval
-from vitcop.calibrate.latency import MEANINGS, CostTable, Trial
-from vitcop.calibrate.losses import Estimate
-from vitcop.calibrate.observe.interval import Interval
+from vitcop.calibrate.evaluate.losses import Estimate
 from vitcop.calibrate.observe.observation import Agreement, Check, Observation
-from vitcop.calibrate.schedule import Clusters, Drop, Schedule, VisionStage
-from vitcop.calibrate.verdict import Comparison
+from vitcop.calibrate.schedule.choices import Choice, Rule
+from vitcop.calibrate.schedule.latency import MEANINGS, CostTable, Trial
+from vitcop.calibrate.schedule.schedule import Clusters, Drop, Schedule, VisionStage
+from vitcop.calibrate.search.calibration import Calibration, CurvePoint, Forecast, Measured, TableEntry
+from vitcop.calibrate.stats.cluster_interval import Interval
+from vitcop.calibrate.stats.intervals import Interval as MeanInterval
+from vitcop.calibrate.stats.verdict import Comparison
 from vitcop.export.bundle import Architecture, schedule_hash
 from vitcop.export.measure import Bench, GateResult, Verification
 

@@ -3,7 +3,7 @@
 import pytest
 from click.testing import CliRunner
 
-from vitcop.calibrate.calibration import CalibrationSettings
+from vitcop.calibrate.evaluate.settings import CalibrationSettings
 from vitcop.pipeline.cli import cli
 from vitcop.pipeline.recipe import parse_recipe
 from vitcop.pipeline.search_settings import search_settings
@@ -42,7 +42,7 @@ def test_each_reaches_the_search(settings_of):
 
 def test_flash_attention_on_a_gpu_passes_all_checks(settings_of, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("vitcop.calibrate.loading.find_spec", lambda name: object())
+    monkeypatch.setattr("vitcop.calibrate.models.loading.find_spec", lambda name: object())
     found = settings_of("--device=cuda", "--dtype=fp16", "--attn=flash_attention_2")
     assert (found.device, found.dtype, found.attn) == ("cuda", "float16", "flash_attention_2")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from fake_project import CONFIG, files_of, write_model, write_samples
 
-from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.calibrate.work.shards import PartialTable, Shard
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import made_up_results
 import pytest
 
-from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.pipeline.steps.generate import Answer
 
 

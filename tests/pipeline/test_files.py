@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
-from vitcop.calibrate.store import Store
+from vitcop.calibrate.core.digests import Digests
+from vitcop.calibrate.core.partial import discard_leftovers, partial_path, publish, written_whole
+from vitcop.calibrate.core.store import Store
 from vitcop.pipeline.console import Console, PlainProgress, dump_json
-from vitcop.pipeline.digests import Digests
-from vitcop.pipeline.partial import discard_leftovers, partial_path, publish, written_whole
 from vitcop.pipeline.workspace import Workspace
 from vitcop.plugins.errors import InputError
 
@@ -150,7 +150,7 @@ def test_what_a_killed_worker_was_writing_is_removed(tmp_path):
     with Workspace(tmp_path / "out").locked():
         Store(kept).put("unit-1", {"y": 1})
     dying = (
-        "import os, sys\nfrom vitcop.calibrate.store import Store\nos.replace = lambda *_: os._exit(9)\n"
+        "import os, sys\nfrom vitcop.calibrate.core.store import Store\nos.replace = lambda *_: os._exit(9)\n"
         "Store(sys.argv[1]).put('unit-2', {})"
     )
     assert subprocess.run([sys.executable, "-c", dying, str(kept)]).returncode == 9

@@ -5,7 +5,7 @@ import json
 import pytest
 from fake_project import write_model
 
-from vitcop.calibrate.schedule import Clusters, Drop, Schedule, VisionStage
+from vitcop.calibrate.schedule.schedule import Clusters, Drop, Schedule, VisionStage
 from vitcop.pipeline.inspection import inspect, inspect_schedule, table
 
 PAPER = Schedule(

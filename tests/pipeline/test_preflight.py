@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from vitcop.calibrate.samples import load_samples
+from vitcop.calibrate.data.samples import load_samples
 from vitcop.pipeline.preflight import refuse_shared_samples
 from vitcop.plugins.errors import InputError
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vitcop.calibrate.runner import DropTrace, Prefill
+from vitcop.calibrate.run.runner import DropTrace, Prefill
 from vitcop.pipeline.reporting.overlays import DROPPED, as_seen, data_uri, draw_stage, stages_of, whole_image
 from vitcop.pipeline.reporting.pictures import choose
 

@@ -125,7 +125,7 @@ def test_another_revision_of_an_op(again, fake_stages, monkeypatch):
 def test_another_machine_measures_times_again(again, fake_stages, monkeypatch):
     again()
     facts = {"cpu": "Another CPU", "cores": 3}
-    monkeypatch.setattr("vitcop.export.measure.machine.machine_facts", lambda: facts)
+    monkeypatch.setattr("vitcop.export.machine.machine_facts", lambda: facts)
     assert again()["bench"][1].startswith("version of cores changed (")
     # The report's one input that changed is bench.json, which the fake stage writes alike.
     assert fake_stages.ran == ["bench"]
@@ -282,7 +282,7 @@ def test_json_is_one_object_on_stdout(invoke, fake_stages, project, out):
 SLOW_RUN = """
 import sys, time
 sys.path.insert(0, {tests!r})
-import fake_project, vitcop.pipeline.steps.run as steps
+import fake_project, vitcop.pipeline.running as steps
 fakes = fake_project.FakeStages()
 write = fakes._write
 def slow(stage, target, name, context):

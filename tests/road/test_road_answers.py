@@ -9,7 +9,7 @@ from PIL import Image
 from road_project import QUESTIONS, vitcop
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from vitcop.calibrate.prompt import PromptBatch
+from vitcop.calibrate.models.prompt import PromptBatch
 from vitcop.export.bundle import Bundle
 from vitcop.export.runtimes import open_target
 

@@ -10,8 +10,8 @@ from road_project import vitcop
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from vitcop.calibrate.latency import DROP_KINDS, CostTable
-from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.schedule.latency import DROP_KINDS, CostTable
+from vitcop.calibrate.schedule.schedule import Schedule
 
 VERIFY = ("--limit", 4, "--batch-size", 4, "--max-new-tokens", 3, "--no-controls")
 

@@ -17,7 +17,7 @@ import torch
 from click.testing import CliRunner
 from road_project import COMMAND, Project, environment, vitcop
 
-from vitcop.calibrate.loading import load_model
+from vitcop.calibrate.models.loading import load_model
 from vitcop.pipeline.cli import cli
 
 RESULTS = ("schedule.json", "calibration.json")

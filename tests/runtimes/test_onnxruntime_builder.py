@@ -143,7 +143,7 @@ def test_a_graph_that_breaks_the_contract(tmp_path, model_folder, change, words)
 def test_a_schedule_with_more_drops_than_the_graphs(tmp_path, model_folder):
     import dataclasses
 
-    from vitcop.calibrate.schedule import Clusters, Drop, VisionStage
+    from vitcop.calibrate.schedule.schedule import Clusters, Drop, VisionStage
 
     bundle = write_toy(tmp_path / "b", model_folder)
     merging = dataclasses.replace(

@@ -17,8 +17,8 @@ from toy_bundle import (
     write_toy,
 )
 
-from vitcop.calibrate.generation import generate
-from vitcop.calibrate.prompt import PromptBatch
+from vitcop.calibrate.models.prompt import PromptBatch
+from vitcop.calibrate.run.generation import generate
 from vitcop.export.bundle import Bundle
 from vitcop.export.runtimes.onnxruntime import (
     OnnxRuntimeOptions,

@@ -24,7 +24,7 @@ def bundle(wide_bundle):
 @pytest.fixture(scope="session")
 def make_batch(bundle):
     """(rows) -> prompts of different lengths, an image each."""
-    from vitcop.calibrate.loading import load_processor
+    from vitcop.calibrate.models.loading import load_processor
     from vitcop.pipeline.preflight import family_in
 
     processor, family = load_processor(bundle.processor_folder), family_in(bundle.path)

@@ -159,7 +159,7 @@ def test_verify_says_where_an_engine_parts(bundle, monkeypatch, tmp_path):
 
     from PIL import Image
 
-    from vitcop.calibrate.samples import load_samples
+    from vitcop.calibrate.data.samples import load_samples
     from vitcop.pipeline.steps import verify
 
     Image.new("RGB", (32, 32), "red").save(tmp_path / "a.png")

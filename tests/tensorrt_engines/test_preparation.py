@@ -7,7 +7,7 @@ import onnx
 import pytest
 from click.testing import CliRunner
 
-from vitcop.calibrate.schedule import Drop, Schedule
+from vitcop.calibrate.schedule.schedule import Drop, Schedule
 from vitcop.export.bundle import Architecture
 from vitcop.export.runtimes import open_target
 from vitcop.export.runtimes.tensorrt.estimate import GIB, estimate, weight_bytes

@@ -40,7 +40,7 @@ def test_a_right_engine_passes(check, reference, bundle, form):
 
 @pytest.mark.parametrize("form", ["lengths", "plain"])
 def test_prompts_of_text_alone_can_be_compared(check, bundle, model_folder, form):
-    from vitcop.calibrate.loading import load_processor
+    from vitcop.calibrate.models.loading import load_processor
     from vitcop.pipeline.preflight import family_in
 
     processor, family = load_processor(bundle.processor_folder), family_in(bundle.path)

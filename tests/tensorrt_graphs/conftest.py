@@ -11,9 +11,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
 
 from export_cases import PAPER, Exported
 
-from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.loading import load_model
-from vitcop.calibrate.presets import preset
+from vitcop.calibrate.models.checkpoint import Checkpoint
+from vitcop.calibrate.models.loading import load_model
+from vitcop.calibrate.schedule.presets import preset
 from vitcop.export.bundle import Bundle
 from vitcop.export.compile import export_bundle
 

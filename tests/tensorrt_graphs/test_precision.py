@@ -15,10 +15,10 @@ from export_cases import Exported
 from PIL import Image, ImageDraw
 from tensorrt_checks import check_model
 
-from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.loading import load_model
-from vitcop.calibrate.prompt import PromptBatch
-from vitcop.calibrate.scheduled import ScheduledRunner
+from vitcop.calibrate.models.checkpoint import Checkpoint
+from vitcop.calibrate.models.loading import load_model
+from vitcop.calibrate.models.prompt import PromptBatch
+from vitcop.calibrate.run.scheduled import ScheduledRunner
 from vitcop.export.bundle import GRAPHS, Bundle, FileRecord, Weights, graph_contract
 from vitcop.export.measure.near_ties import compare_stages
 from vitcop.export.runtimes.onnxruntime.runner import OnnxRuntimeRunner

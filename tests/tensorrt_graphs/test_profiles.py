@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vitcop.calibrate.families.qwen_tables import frame_grids, padded_segments, windows
-from vitcop.calibrate.schedule import Clusters, Drop, Schedule, VisionStage
+from vitcop.calibrate.models.families.qwen_tables import frame_grids, padded_segments, windows
+from vitcop.calibrate.schedule.schedule import Clusters, Drop, Schedule, VisionStage
 from vitcop.export.bundle import Architecture, Bundle, Manifest, Weights, graph_contract
 from vitcop.export.bundle.architecture import GraphInputRecord
 from vitcop.export.runtimes.tensorrt.profiles import Limits, Profile, cache_capacities, profiles_for

@@ -12,8 +12,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "families"))
 from llm_cases import BUILDERS, Packaged, bundle_without_graphs, schedule_of
 from llm_stand_ins import stand_in_modules
 
-from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.loading import load_model
+from vitcop.calibrate.models.checkpoint import Checkpoint
+from vitcop.calibrate.models.loading import load_model
 from vitcop.export.runtimes import open_target
 from vitcop.export.runtimes.tensorrt_llm import vision_side
 

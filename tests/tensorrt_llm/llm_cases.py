@@ -10,8 +10,8 @@ from llava_onevision_cases import build_llava_onevision
 from qwen2_5_vl_cases import build as build_qwen2_5_vl
 from qwen3_vl_cases import build as build_qwen3_vl
 
-from vitcop.calibrate.checkpoint import Checkpoint
-from vitcop.calibrate.schedule import Clusters, Drop, Schedule, VisionStage
+from vitcop.calibrate.models.checkpoint import Checkpoint
+from vitcop.calibrate.schedule.schedule import Clusters, Drop, Schedule, VisionStage
 from vitcop.export.bundle import Bundle, architecture_of, copy_processor_files, write_bundle, writing_bundle
 from vitcop.export.runtimes.base import EngineInfo
 from vitcop.export.runtimes.tensorrt_llm import VisionSide

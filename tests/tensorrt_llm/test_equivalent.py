@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitcop.calibrate.schedule import MAX_INT, Clusters, Drop, Schedule, VisionStage
+from vitcop.calibrate.schedule.schedule import MAX_INT, Clusters, Drop, Schedule, VisionStage
 from vitcop.export.runtimes.tensorrt_llm.equivalent import bounded, budget_of, vision_side
 
 PAPER = Schedule(

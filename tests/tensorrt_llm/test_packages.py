@@ -10,8 +10,8 @@ import torch
 from family_case import picture
 from llm_stand_ins import REGISTERED
 
-from vitcop.calibrate.scheduled import ScheduledRunner
-from vitcop.calibrate.vision_stage import keep_patches, run_vision
+from vitcop.calibrate.run.scheduled import ScheduledRunner
+from vitcop.calibrate.run.vision_stage import keep_patches, run_vision
 from vitcop.export.runtimes.tensorrt_llm.families import stock_of
 from vitcop.plugins import ops
 

@@ -10,7 +10,7 @@ from importlib import import_module
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from vitcop.calibrate.strict_json import from_json, to_json
+from vitcop.calibrate.core.strict_json import from_json, to_json
 
 Json = dict[str, Any]
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
-from vitcop.calibrate.strict_json import plain
+from vitcop.calibrate.core.strict_json import plain
 from vitcop.calibrate.work.executors.base import Factory, Json, Performer
 
 

@@ -2,7 +2,7 @@
 
 import traceback
 
-from vitcop.calibrate.strict_json import from_json, to_json
+from vitcop.calibrate.core.strict_json import from_json, to_json
 from vitcop.calibrate.work.executors.base import Json, Performer
 from vitcop.plugins.errors import GateError, InputError, MissingError
 

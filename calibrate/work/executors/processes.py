@@ -12,7 +12,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-from vitcop.calibrate.strict_json import to_json
+from vitcop.calibrate.core.strict_json import to_json
 from vitcop.calibrate.work.executors.base import Factory, Json, name_of
 from vitcop.calibrate.work.executors.outcomes import result_of
 from vitcop.plugins.errors import InputError, MissingError

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, redirect_stdout
 from types import TracebackType
 from typing import Any, Self
 
-from vitcop.calibrate.strict_json import from_json, to_json
+from vitcop.calibrate.core.strict_json import from_json, to_json
 from vitcop.calibrate.work.executors.base import Factory, Json, Performer, name_of
 from vitcop.calibrate.work.executors.outcomes import failed, performed, result_of
 from vitcop.calibrate.work.executors.processes import RETRIES

@@ -13,7 +13,7 @@ import warnings
 from contextlib import suppress
 from queue import SimpleQueue
 
-from vitcop.calibrate.strict_json import from_json
+from vitcop.calibrate.core.strict_json import from_json
 from vitcop.calibrate.work.executors.base import Factory
 from vitcop.calibrate.work.executors.outcomes import failed, performed
 

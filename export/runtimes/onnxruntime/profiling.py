@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
-from vitcop.calibrate.prompt import PromptBatch
+from vitcop.calibrate.models.prompt import PromptBatch
 from vitcop.export.bundle import Bundle
 from vitcop.export.bundle.contract import carried_tensors, plane_names
 from vitcop.export.runtimes.onnxruntime.options import OnnxRuntimeOptions

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from vitcop.calibrate.prompt import PromptBatch
-from vitcop.calibrate.runner import DropTrace, Prefill
+from vitcop.calibrate.models.prompt import PromptBatch
+from vitcop.calibrate.run.runner import DropTrace, Prefill
 from vitcop.export.bundle import Bundle
 from vitcop.export.bundle.contract import carried_tensors, plane_names, sliding_groups
 from vitcop.export.runtimes.lengths import check_lengths
@@ -33,7 +33,7 @@ class DecodeState:
 
 
 class OnnxRuntimeRunner:
-    """`vitcop.calibrate.runner.Runner` of a bundle.
+    """`vitcop.calibrate.run.runner.Runner` of a bundle.
 
     Args:
         bundle: an opened bundle.

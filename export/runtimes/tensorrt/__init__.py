@@ -6,7 +6,7 @@ Looking the target up needs no TensorRT; building and running do, and say what i
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from vitcop.calibrate.prompt import PromptBatch
+from vitcop.calibrate.models.prompt import PromptBatch
 from vitcop.export.bundle import Bundle
 from vitcop.export.bundle.versions import installed_versions
 from vitcop.export.runtimes.base import EngineInfo
@@ -82,7 +82,7 @@ class TensorRtTarget:
 
     def versions(self) -> dict[str, str]:
         """Engines are of one GPU and one plugin library, too."""
-        from vitcop.export.measure.machine import gpus
+        from vitcop.export.machine import gpus
         from vitcop.plugins.tensorrt.paths import plugin_path, plugin_sha256
 
         try:

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from vitcop.calibrate.device_inputs import PromptTensors
-from vitcop.calibrate.prompt import PromptBatch
-from vitcop.calibrate.runner import DropTrace, Prefill
+from vitcop.calibrate.models.prompt import PromptBatch
+from vitcop.calibrate.run.device_inputs import PromptTensors
+from vitcop.calibrate.run.runner import DropTrace, Prefill
 from vitcop.export.bundle import Bundle
 from vitcop.export.bundle.contract import carried_tensors, plane_names
 from vitcop.export.runtimes.lengths import check_lengths
@@ -32,7 +32,7 @@ class Session(Protocol):
 
 
 class EngineRun:
-    """`vitcop.calibrate.runner.Runner` over opened engines.
+    """`vitcop.calibrate.run.runner.Runner` over opened engines.
 
     Args:
         bundle: an opened bundle.

@@ -23,7 +23,7 @@ from vitcop.export.bundle.contract import group_of_layer
 from vitcop.plugins.errors import MissingError
 
 if TYPE_CHECKING:
-    from vitcop.calibrate.schedule import Schedule
+    from vitcop.calibrate.schedule.schedule import Schedule
 
 GIB = 1024**3
 _BASE = GIB

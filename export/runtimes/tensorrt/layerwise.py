@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vitcop.calibrate.prompt import PromptBatch
+from vitcop.calibrate.models.prompt import PromptBatch
 from vitcop.export.bundle import GRAPHS, Bundle
 from vitcop.export.bundle.contract import carried_tensors, plane_names
 from vitcop.export.runtimes.engine_folder import SIDECAR

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vitcop.calibrate.dtypes import DTYPES
+from vitcop.calibrate.models.dtypes import DTYPES
 from vitcop.export.runtimes.tensorrt.profiles import Limits
 from vitcop.plugins.errors import InputError
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitcop.calibrate.dtypes import DTYPES
+from vitcop.calibrate.models.dtypes import DTYPES
 from vitcop.export.bundle import GRAPHS, Bundle
 from vitcop.export.runtimes.tensorrt.estimate import GIB, Estimate, estimate, weight_bytes
 from vitcop.export.runtimes.tensorrt.network import VitcopNode, load_graph, vitcop_nodes

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import isqrt
 from typing import Any
 
-from vitcop.calibrate.schedule import Schedule
+from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.export.bundle import Architecture, Bundle, TensorSpec, graph_contract
 from vitcop.export.bundle.counts import least_visual_count, whole_counts
 from vitcop.plugins.errors import InputError

@@ -20,7 +20,7 @@ from vitcop.export.runtimes.tensorrt.streams import CudaStream
 
 
 class TensorRTRunner(EngineRun):
-    """`vitcop.calibrate.runner.Runner` of a bundle whose engines are built.
+    """`vitcop.calibrate.run.runner.Runner` of a bundle whose engines are built.
 
     Args:
         bundle: an opened bundle.

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from vitcop.calibrate.prompt import PromptBatch
+from vitcop.calibrate.models.prompt import PromptBatch
 from vitcop.export.bundle import Bundle
 from vitcop.export.runtimes.base import EngineInfo, packages_only
 from vitcop.export.runtimes.tensorrt_llm.builder import build

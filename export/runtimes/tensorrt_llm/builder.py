@@ -24,8 +24,8 @@ from vitcop.export.runtimes.tensorrt_llm.vision_graph import export_vision
 from vitcop.plugins.errors import InputError
 
 if TYPE_CHECKING:
-    from vitcop.calibrate.checkpoint import Checkpoint
-    from vitcop.calibrate.families import Family
+    from vitcop.calibrate.models.checkpoint import Checkpoint
+    from vitcop.calibrate.models.families import Family
 
 TARGET_NAME = "tensorrt-llm"
 PACKAGE = "trtllm"
@@ -37,8 +37,8 @@ def build(bundle: Bundle, options: TensorRTLLMOptions | None = None) -> EngineIn
 
     Raises InputError where the schedule drops nothing, and where the model folder is not there or is another one.
     """
-    from vitcop.calibrate.families import family_of
-    from vitcop.calibrate.loading import load_config
+    from vitcop.calibrate.models.families import family_of
+    from vitcop.calibrate.models.loading import load_config
 
     options = options or TensorRTLLMOptions()
     side = equivalent_of(bundle)
@@ -88,7 +88,7 @@ def damage_of(folder: Path) -> str | None:
 
 def _checkpoint(bundle: Bundle, options: TensorRTLLMOptions) -> "Checkpoint":
     """The model folder, held against what the bundle was made of."""
-    from vitcop.calibrate.checkpoint import Checkpoint
+    from vitcop.calibrate.models.checkpoint import Checkpoint
 
     folder = Path(options.model) if options.model else bundle.weights_folder
     way = "name the model folder with --option model=DIR"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal, get_args
 
-from vitcop.calibrate.schedule import MAX_INT, Drop, Schedule, VisionScore, VisionStage
+from vitcop.calibrate.schedule.schedule import MAX_INT, Drop, Schedule, VisionScore, VisionStage
 from vitcop.plugins.spec import keep_count
 
 Honoured = Literal["exactly", "approximated", "folded"]

@@ -18,7 +18,7 @@ _IMPORT = re.compile(r"^(\s*from )vitcop(\.[\w.]+ import )", re.MULTILINE)
 
 def host_modules(family_module: str) -> tuple[str, ...]:
     """Names of the modules that a family's host side needs, sorted; `family_module` is one of them."""
-    todo = [family_module, "vitcop.calibrate.processor", "vitcop.plugins.spec"]
+    todo = [family_module, "vitcop.calibrate.models.processor", "vitcop.plugins.spec"]
     found: set[str] = set()
     while todo:
         name = todo.pop()
@@ -40,7 +40,8 @@ def write_host(family_module: str, folder: Path) -> None:
         path = folder.joinpath(*name.split(".")[1:]).with_suffix(".py")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(renamed(_source(name)), encoding="utf-8")
-    for package in sorted({folder, *(path.parent for path in folder.rglob("*.py"))} | {folder / "calibrate"}):
+    modules = [path.relative_to(folder) for path in folder.rglob("*.py")]
+    for package in sorted({folder / parent for module in modules for parent in module.parents}):
         text = '"""Copied from vitcop: how prompts and images of one model family are prepared."""\n'
         (package / "__init__.py").write_text(text, encoding="utf-8")
 

@@ -5,14 +5,14 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vitcop.calibrate.processor_files import is_processor_file
+from vitcop.calibrate.models.processor_files import is_processor_file
 from vitcop.export.bundle.contract import plane_names
 from vitcop.export.runtimes.tensorrt_llm.equivalent import VisionSide
 from vitcop.export.runtimes.tensorrt_llm.families import stock_of
 from vitcop.export.runtimes.tensorrt_llm.host_sources import write_host
 
 if TYPE_CHECKING:
-    from vitcop.calibrate.families import Family
+    from vitcop.calibrate.models.families import Family
 
 VISION, MODEL = "vitcop_vision", "vitcop_model"
 SHARED = ("__init__.py", "pruning.py")

@@ -53,8 +53,8 @@ class PackagePlan:
 
 def equivalent_of(bundle: Bundle) -> VisionSide:
     """The vision-side equivalent of a bundle's schedule. Raises InputError where it drops nothing."""
-    from vitcop.calibrate.families import family_of
-    from vitcop.calibrate.loading import load_config
+    from vitcop.calibrate.models.families import family_of
+    from vitcop.calibrate.models.loading import load_config
 
     if bundle.schedule.is_empty:
         raise InputError(f"{bundle.path}: its schedule drops nothing; serve the model with TensorRT-LLM as it is")

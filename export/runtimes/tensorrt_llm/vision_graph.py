@@ -7,7 +7,7 @@ from vitcop.export.runtimes.tensorrt_llm.equivalent import VisionSide
 from vitcop.export.runtimes.tensorrt_llm.weights import WEIGHTS_NAME, gather_weights
 
 if TYPE_CHECKING:
-    from vitcop.calibrate.checkpoint import Checkpoint
+    from vitcop.calibrate.models.checkpoint import Checkpoint
 
 GRAPH_NAME = "vision.onnx"
 
@@ -24,7 +24,7 @@ def export_vision(checkpoint: "Checkpoint", side: VisionSide, folder: Path) -> s
     import onnx_ir as ir
     import torch
 
-    from vitcop.calibrate.schedule_check import check_schedule
+    from vitcop.calibrate.models.schedule_check import check_schedule
     from vitcop.export.bundle.contract import plane_names
     from vitcop.export.capture.graphs import EXAMPLE_VISUAL
     from vitcop.export.capture.skeleton import load_skeleton, weights_dtype

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from vitcop_vision.host.calibrate.processor import Processor, read_processor
+from vitcop_vision.host.calibrate.models.processor import Processor, read_processor
 from vitcop_vision.pictures import picture_of
 from vitcop_vision.stage import Settings, VisionStage
 
@@ -71,7 +71,7 @@ class VisionSide:
         from transformers import AutoConfig
 
         self.settings = Settings.load(folder)
-        module = import_module(f"vitcop_vision.host.calibrate.families.{self.settings.family}")
+        module = import_module(f"vitcop_vision.host.calibrate.models.families.{self.settings.family}")
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         self.family = getattr(module, self.settings.family_class)(config)
         self.processor = _processor(folder)

@@ -16,7 +16,7 @@ class Settings:
     """What settings.json says.
 
     Args:
-        family: name of the model's family; the module of that name in vitcop_vision.host.calibrate.families.
+        family: name of the model's family; the module of that name in vitcop_vision.host.calibrate.models.families.
         family_class: the class in it.
         keep: of the visual tokens of an image the vision stage keeps (num, den).
         merge: of these remain (num, den) after merging, or None where nothing is merged.

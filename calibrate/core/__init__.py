@@ -1,0 +1,1 @@
+"""What everything else stands on: strict JSON, files, digests, versions, progress."""

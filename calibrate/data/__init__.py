@@ -1,0 +1,1 @@
+"""Samples, their answers and the clusters of their images. No torch."""

@@ -1,0 +1,1 @@
+"""What a schedule loses against the original, sample by sample."""

@@ -1,0 +1,1 @@
+"""Checkpoints, their processors and prompts, and what each family of models does its own way."""

@@ -1,0 +1,1 @@
+"""Running a model batch by batch: as it is, and under a schedule."""

@@ -1,0 +1,45 @@
+"""Names of scores, as rules have them, whichever end they keep. No torch."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import get_args
+
+from vitcop.calibrate.schedule.choices import AT_INPUT, TELLS_NOTHING, Rule
+from vitcop.calibrate.schedule.schedule import HeadReduction
+
+LARGEST, SMALLEST = "largest", "smallest"
+
+
+def score_name(rule: Rule) -> str:
+    """What a rule looks at, whichever end it keeps and whether it selects or merges: `k_norm/mean_norm`."""
+    return replace(rule, op="select", order=LARGEST).name.removesuffix("+")
+
+
+def vision_rule(layer: int, score: str, order: str = LARGEST) -> Rule:
+    """The rule that keeps by a vision score: in the vision stage by its own name, later as carried saliency."""
+    if layer == AT_INPUT:
+        return Rule(score=score, order=order)
+    return Rule(score="vision_saliency", saliency=score, order=order)
+
+
+def rule_of(name: str, order: str = LARGEST) -> Rule:
+    """The rule that selects by a score of this name: the inverse of `score_name`, of either end."""
+    score, _, detail = name.partition("/")
+    if score == "k_norm":
+        return Rule(head_reduction=detail or "mean_key", order=order)
+    if score == "vision_saliency":
+        return Rule(score=score, saliency=detail or "class_attention", order=order)
+    return Rule(score=score, order=order)
+
+
+def rules_before(layer: int, vision_scores: Sequence[str]) -> list[Rule]:
+    """Every rule that selects before a layer by some score, either end, and the controls last."""
+    found = [vision_rule(layer, score, order) for score in vision_scores for order in (LARGEST, SMALLEST)]
+    if layer != AT_INPUT:
+        found += [Rule(score="text_query", order=order) for order in (LARGEST, SMALLEST)]
+        found += [
+            Rule(head_reduction=reduction, order=order)
+            for reduction in get_args(HeadReduction)
+            for order in (SMALLEST, LARGEST)
+        ]
+    return found + [Rule(score=score) for score in TELLS_NOTHING]

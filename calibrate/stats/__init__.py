@@ -1,0 +1,1 @@
+"""Intervals, ranks, verdicts and fronts of measured values. NumPy only."""
