@@ -1,13 +1,14 @@
 """The record of a finished stage: what went in, what came out; and whether it still holds."""
 
-import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from vitcop.calibrate.core.digests import digest_of
 from vitcop.calibrate.core.partial import write_text
+from vitcop.calibrate.core.strict_json import parse, read_text
 from vitcop.pipeline.console import dump_json
+from vitcop.plugins.errors import InputError
 
 SCHEMA_VERSION = 1
 
@@ -47,23 +48,14 @@ class Record:
     def save(self, path: Path) -> None:
         """Write the record: the last thing that a stage does."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        data = {
-            "schema_version": SCHEMA_VERSION,
-            "key": self.key,
-            "ingredients": self.ingredients,
-            "outputs": self.outputs,
-        }
-        write_text(path, dump_json(data) + "\n")
+        write_text(path, dump_json({"schema_version": SCHEMA_VERSION, **asdict(self)}) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> "Record | None":
         """The record, or None where there is none that can be read."""
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            if data.pop("schema_version") != SCHEMA_VERSION:
-                return None
-            return cls(**data)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return parse(cls, read_text(path), str(path), version=SCHEMA_VERSION)
+        except InputError:
             return None
 
 

@@ -1,6 +1,5 @@
 """What every rival looks like, and what those that a schedule can say have in common."""
 
-import json
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vitcop.calibrate.run.runner import Runner
@@ -53,7 +52,7 @@ class ScheduleRival:
 
     def key(self, num_layers: int, num_visual: int, budget: float) -> Any:
         schedule = self.schedule(num_layers, num_visual, budget)
-        return None if schedule is None else json.loads(schedule.to_json())
+        return None if schedule is None else schedule.plain()
 
     def runner(
         self, model: Any, family: "Family", vision: VisionCache | None, *, budget: float, num_visual: int

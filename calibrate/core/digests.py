@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vitcop.calibrate.core.partial import PREFIX, write_text
+from vitcop.calibrate.core.strict_json import read_object
+from vitcop.plugins.errors import InputError
 
 _BLOCK_BYTES = 1 << 20
 _RACY_NS = 2_000_000_000
@@ -26,12 +28,10 @@ class Digests:
 
     def __init__(self, store: Path | None = None) -> None:
         self._store = store
-        self._known: dict[str, list] = {}
-        if store is not None and store.is_file():
-            try:
-                self._known = json.loads(store.read_text(encoding="utf-8"))
-            except ValueError:
-                self._known = {}
+        try:
+            self._known = {} if store is None else read_object(store)
+        except InputError:
+            self._known = {}
 
     def file(self, path: Path) -> str:
         """SHA-256 of a file's bytes."""

@@ -5,7 +5,7 @@ import json
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +83,11 @@ class Sample:
             {"role": message["role"], "content": [dict(part) for part in message["content"]]}
             for message in self.messages
         ]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values, with absolute paths: a worker that reads them sees the very sample."""
+        video = None if self.video is None else str(self.video.resolve())
+        return asdict(self) | {"images": [str(path.resolve()) for path in self.images], "video": video}
 
     def open_images(self) -> "list[Image]":
         """The images, decoded, upright (EXIF orientation applied, as transformers does) and in RGB."""

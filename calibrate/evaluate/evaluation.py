@@ -1,7 +1,6 @@
 """Measuring schedules on parts of a sample set, one stored result for each schedule and part."""
 
 import copy
-import json
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 
 from vitcop.calibrate.core.store import Store, key_of
+from vitcop.calibrate.core.strict_json import read
 from vitcop.calibrate.data.answers import exact_match
 from vitcop.calibrate.data.samples import Sample, batches, samples_digest
 from vitcop.calibrate.data.task_scores import metric_of
@@ -49,6 +49,10 @@ class Losses:
     exact: tuple[bool | None, ...]
     score: tuple[float | None, ...]
 
+    def __post_init__(self) -> None:
+        if len({len(getattr(self, name)) for name in LOSSES}) != 1:
+            raise InputError("losses: their columns differ in length")
+
     @classmethod
     def joined(cls, parts: Sequence["Losses"]) -> "Losses":
         """The parts one after another."""
@@ -57,11 +61,11 @@ class Losses:
     @classmethod
     def from_json(cls, held: Any) -> "Losses | None":
         """From what `to_json` gave; None where it is something else."""
-        if not isinstance(held, dict) or set(held) != set(LOSSES):
+        try:
+            kl = read(list[float | None], held["kl"])
+            return read(cls, held | {"kl": [math.inf if value is None else value for value in kl]})
+        except (InputError, TypeError, KeyError):
             return None
-        columns = {name: tuple(values) for name, values in held.items()}
-        columns["kl"] = tuple(math.inf if value is None else value for value in columns["kl"])
-        return cls(**columns)
 
     def by_id(self, measure: str) -> dict[str, float]:
         """One of kl, top1, exact and score by sample id, without those that do not have it."""
@@ -190,9 +194,8 @@ class Evaluator:
 
     def measure(self, schedule: Schedule, part: Part, *, answers: bool = False) -> Losses:
         """Losses of a schedule on a part; `answers` also lets the pruned model answer freely, for the task score."""
-        plain = json.loads(replace(schedule, provenance={}, model_id="", config_hash="").to_json())
         runner = ScheduledRunner(self.model, self.family, schedule, vision=self.vision, prefixes=self.prefixes)
-        return self.measure_runner(plain, runner, part, answers=answers)
+        return self.measure_runner(schedule.plain(), runner, part, answers=answers)
 
     def measure_runner(self, key: Any, runner: Runner, part: Part, *, answers: bool = False) -> Losses:
         """Losses of any runner of this model on a part.

@@ -1,6 +1,5 @@
 """What the original answers: its greedy tokens and, before each, its likeliest tokens with their log-probabilities."""
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from vitcop.calibrate.core.store import write_atomically
+from vitcop.calibrate.core.strict_json import read_object, to_json
 from vitcop.calibrate.data.samples import Sample
 from vitcop.calibrate.models.prompt import PromptBatch
 from vitcop.calibrate.run.generation import generate
@@ -74,7 +74,7 @@ def save_targets(targets: dict[str, Target], path: Path) -> None:
     }
     write_atomically(path, save(arrays))
     index = {"ids": list(targets), "lengths": [len(part.tokens) for part in parts]}
-    write_atomically(path.with_name(path.name + ".json"), json.dumps(index).encode())
+    write_atomically(path.with_name(path.name + ".json"), to_json(index).encode())
 
 
 def load_targets(path: Path) -> dict[str, Target]:
@@ -83,7 +83,7 @@ def load_targets(path: Path) -> dict[str, Target]:
     from safetensors.numpy import load_file
 
     try:
-        index = json.loads(path.with_name(path.name + ".json").read_text(encoding="utf-8"))
+        index = read_object(path.with_name(path.name + ".json"))
         arrays = load_file(path)
         cuts = np.cumsum(index["lengths"])[:-1]
         columns = [np.split(arrays[name], cuts) for name in ("tokens", "top_ids", "top_logprobs", "rest")]

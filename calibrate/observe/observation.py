@@ -1,7 +1,6 @@
 """What the observed samples say together: which scores tell anything before which layer, and with which sign. No
 torch."""
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -169,32 +168,3 @@ class Observation:
         """Of some rules the one whose first ninth holds most, if it tells anything; of equals the first."""
         telling = [rule for rule in rules if self.tells(layer, rule)]
         return max(telling, key=lambda rule: self.held(layer, rule).mean, default=None)
-
-    # -- files --------------------------------------------------------------------------------------------------------
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return dataclasses.asdict(self) | {
-            "agreements": [dataclasses.asdict(item) for item in self.agreements],
-            "checks": [dataclasses.asdict(item) for item in self.checks],
-            "k_norm": list(self.k_norm),
-        }
-
-    @classmethod
-    def from_json(cls, data: Any, *, source: str = "observation") -> "Observation":
-        """Of `to_json`. Raises InputError that names `source`."""
-        try:
-            return cls(
-                **{
-                    **data,
-                    "agreements": tuple(_with_intervals(Agreement, item) for item in data["agreements"]),
-                    "checks": tuple(_with_intervals(Check, item) for item in data["checks"]),
-                    "k_norm": tuple(data["k_norm"]),
-                }
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{source}: not an observation ({type(error).__name__}: {error})") from None
-
-
-def _with_intervals(cls: type, item: dict[str, Any]) -> Any:
-    return cls(**{name: Interval(**value) if isinstance(value, dict) else value for name, value in item.items()})

@@ -4,7 +4,7 @@ Shape letters: B batch, V visual tokens, L decoder layers.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 
 from vitcop.calibrate.core.progress import NoProgress, Progress
 from vitcop.calibrate.core.store import Store, key_of
+from vitcop.calibrate.core.strict_json import read
 from vitcop.calibrate.data.image_clusters import pictures_of
 from vitcop.calibrate.data.samples import Sample
 from vitcop.calibrate.evaluate.evaluation import Part
@@ -99,7 +100,7 @@ def observe(
         piece = _held(store.get(key))
         if piece is None:
             piece = observe_part(model, family, vision, part, check_share=check_share)
-            store.put(key, piece.to_json())
+            store.put(key, asdict(piece))
         pieces.append(piece)
         progress.advance()
     return Observation.of(pieces)
@@ -107,7 +108,7 @@ def observe(
 
 def _held(data: Any) -> Observed | None:
     try:
-        return None if data is None else Observed.from_json(data)
+        return None if data is None else read(Observed, data)
     except InputError:
         return None
 

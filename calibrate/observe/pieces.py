@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from vitcop.plugins.errors import InputError
 
@@ -31,6 +30,12 @@ class Observed:
     pictures: tuple[tuple[str, ...], ...] = ()
     checked: tuple[bool, ...] = ()
     values: dict[str, list[list[float]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        lengths = {False: len(self.ids), True: sum(self.checked)}
+        fits = (len(entries) == lengths[of_checked(name)] for name, entries in self.values.items())
+        if not (len(self.pictures) == len(self.checked) == len(self.ids) and all(fits)):
+            raise InputError("not an observation: its lists differ in length")
 
     @classmethod
     def joined(cls, pieces: "Sequence[Observed]") -> "Observed":
@@ -65,34 +70,6 @@ class Observed:
                 for name, entries in sorted(self.values.items())
             },
         )
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {
-            "ids": list(self.ids),
-            "pictures": [list(names) for names in self.pictures],
-            "checked": list(self.checked),
-            "values": self.values,
-        }
-
-    @classmethod
-    def from_json(cls, data: Any) -> "Observed":
-        """Of `to_json`. Raises InputError where the data are something else."""
-        try:
-            piece = cls(
-                ids=tuple(data["ids"]),
-                pictures=tuple(map(tuple, data["pictures"])),
-                checked=tuple(data["checked"]),
-                values=dict(data["values"]),
-            )
-            lengths = {False: len(piece.ids), True: sum(piece.checked)}
-            whole = all(len(entries) == lengths[of_checked(name)] for name, entries in piece.values.items())
-            whole = whole and len(piece.pictures) == len(piece.checked) == len(piece.ids)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"not an observation ({type(error).__name__}: {error})") from None
-        if not whole:
-            raise InputError("not an observation (its lists differ in length)")
-        return piece
 
 
 def of_checked(name: str) -> bool:

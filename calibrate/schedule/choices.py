@@ -6,7 +6,6 @@ each choice alone, the integer programme puts choices together, `schedule_of` ma
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from vitcop.calibrate.schedule.budget import fractions
 from vitcop.calibrate.schedule.schedule import Clusters, Drop, Schedule, VisionStage
@@ -67,11 +66,6 @@ class Choice:
     def name(self) -> str:
         """`@6 12 text_query+`."""
         return f"@{self.layer} {self.keep} {self.rule.name}"
-
-
-def choice_from(data: dict[str, Any]) -> Choice:
-    """A choice from plain JSON values."""
-    return Choice(layer=data["layer"], keep=data["keep"], rule=Rule(**data["rule"]))
 
 
 def named(choices: Sequence[Choice]) -> str:

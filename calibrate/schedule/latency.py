@@ -14,13 +14,13 @@ the layer convex and piecewise, as a device is that waits for memory below some 
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any, get_args
 
-from vitcop.calibrate.core.strict_json import from_json, to_json
+from vitcop.calibrate.core.strict_json import naming, read, read_text, to_json, versioned
 from vitcop.calibrate.schedule.choices import TELLS_NOTHING, Rule
 from vitcop.calibrate.schedule.schedule import Drop, DropScore, Schedule, VisionScore, VisionStage
 from vitcop.plugins.errors import InputError
@@ -143,6 +143,11 @@ class Trial:
     forecast: float
     measured: float
 
+    def __post_init__(self) -> None:
+        for name in ("forecast", "measured"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise InputError(f"{name}: expected a number above 0, found {getattr(self, name)!r}")
+
     @property
     def error(self) -> float:
         """|forecast − measured| / measured."""
@@ -179,6 +184,19 @@ class CostTable:
     coefficients: dict[str, float]
     fit_errors: tuple[float, ...]
     trials: tuple[Trial, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("num_layers", "rows", "visual_tokens", "text_tokens"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: expected a positive integer, found {getattr(self, name)!r}")
+        for name in self.coefficients:
+            if meaning(name) is None:
+                raise InputError(f"coefficients: unknown coefficient {name!r}")
+        for name in BASE:
+            if name not in self.coefficients:
+                raise InputError(f"coefficients: missing coefficient {name!r}")
+        _check_numbers((f"coefficients.{name}", value) for name, value in self.coefficients.items())
+        _check_numbers((f"fit_errors[{i}]", value) for i, value in enumerate(self.fit_errors))
 
     # -- forecasts ----------------------------------------------------------------------------------------------------
 
@@ -275,89 +293,28 @@ class CostTable:
     @classmethod
     def from_json(cls, text: str, *, source: str = "cost.json") -> "CostTable":
         """Parse cost.json. Raises InputError that names `source` and what is wrong."""
-        try:
-            data = from_json(text)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{source}: not readable as JSON ({error})") from None
-        if not isinstance(data, dict):
-            raise InputError(f"{source}: expected a JSON object, found {type(data).__name__}")
-        version = data.pop("schema_version", None)
-        if type(version) is not int or version != SCHEMA_VERSION:
-            raise InputError(
-                f"{source}: schema_version {version!r} is not known here (this vitcop reads {SCHEMA_VERSION})"
-            )
+        data = versioned(text, source, SCHEMA_VERSION)
+        del data["schema_version"]
         data.pop("errors", None)  # they follow from the rest
-        return cls(**dict(_values(cls, data, source)))
+        with naming(source):
+            entries = read(dict[str, _Coefficient], data.get("coefficients"), "coefficients")
+            return read(cls, data | {"coefficients": {name: entry.seconds for name, entry in entries.items()}})
 
     @classmethod
     def load(cls, path: str | Path) -> "CostTable":
         """Read cost.json. Raises InputError where it cannot be read or holds no cost table."""
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: cannot read the cost table ({error})") from None
-        return cls.from_json(text, source=str(path))
+        return cls.from_json(read_text(path), source=str(path))
 
 
-# -- reading ----------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True)
+class _Coefficient:
+    """As it stands in the file."""
+
+    seconds: float
+    each: str
 
 
-def _values(cls: type, data: dict[str, Any], where: str) -> Iterator[tuple[str, Any]]:
-    """The fields of a dataclass from plain JSON. Raises InputError by name for what is unknown, missing or wrong."""
-    known = [item.name for item in fields(cls)]
-    for key in data:
-        if key not in known:
-            raise InputError(f"{where}: unknown key {key!r} (known: {', '.join(known)})")
-    for item in fields(cls):
-        if item.name not in data:
-            raise InputError(f"{where}: missing key {item.name!r}")
-        yield item.name, _value(item, data[item.name], f"{where}: {item.name}")
-
-
-def _value(item: Any, value: Any, where: str) -> Any:
-    if item.name == "coefficients":
-        return _coefficients(value, where)
-    if item.name == "trials":
-        return tuple(
-            Trial(**dict(_values(Trial, _of(dict, each, f"{where}[{i}]"), f"{where}[{i}]")))
-            for i, each in enumerate(_of(list, value, where))
-        )
-    if item.name == "fit_errors":
-        return tuple(_number(each, f"{where}[{i}]") for i, each in enumerate(_of(list, value, where)))
-    if item.name in ("forecast", "measured"):
-        return _number(value, where, least=None)
-    if item.name in ("options", "machine", "settings"):
-        return _of(dict, value, where)
-    if item.name in ("num_layers", "rows", "visual_tokens", "text_tokens", "num_visual"):
-        if type(value) is not int or value < 1:
-            raise InputError(f"{where}: expected a positive integer, found {value!r}")
-        return value
-    return _of(str, value, where)
-
-
-def _coefficients(value: Any, where: str) -> dict[str, float]:
-    found = {}
-    for name, entry in _of(dict, value, where).items():
-        if meaning(name) is None:
-            raise InputError(f"{where}: unknown coefficient {name!r}")
-        if set(_of(dict, entry, f"{where}.{name}")) != {"seconds", "each"}:
-            raise InputError(f"{where}.{name}: expected the keys seconds and each")
-        found[name] = _number(entry["seconds"], f"{where}.{name}.seconds")
-    for name in BASE:
-        if name not in found:
-            raise InputError(f"{where}: missing coefficient {name!r}")
-    return found
-
-
-def _of(kind: type, value: Any, where: str) -> Any:
-    if type(value) is not kind:
-        said = {dict: "an object", list: "a list", str: "a text"}[kind]
-        raise InputError(f"{where}: expected {said}, found {value!r}")
-    return value
-
-
-def _number(value: Any, where: str, *, least: float | None = 0.0) -> float:
-    """A finite number of at least `least`; None: above 0."""
-    if type(value) not in (int, float) or not math.isfinite(value) or (value <= 0 if least is None else value < least):
-        raise InputError(f"{where}: expected a number {'above' if least is None else 'of at least'} 0, found {value!r}")
-    return float(value)
+def _check_numbers(values: Iterable[tuple[str, float]]) -> None:
+    for name, value in values:
+        if not (math.isfinite(value) and value >= 0):
+            raise InputError(f"{name}: expected a number of at least 0, found {value!r}")

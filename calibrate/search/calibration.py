@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitcop.calibrate.core.strict_json import from_json, to_json
+from vitcop.calibrate.core.strict_json import parse, read_text, to_json
 from vitcop.calibrate.evaluate.losses import Estimate
 from vitcop.calibrate.observe.observation import Observation
-from vitcop.calibrate.schedule.choices import Choice, choice_from
+from vitcop.calibrate.schedule.choices import Choice
 from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.calibrate.stats.intervals import Interval
 from vitcop.calibrate.stats.verdict import Comparison
-from vitcop.plugins.errors import InputError
 
 SCHEMA_VERSION = 2
 
@@ -143,60 +142,9 @@ class Calibration:
     @classmethod
     def from_json(cls, text: str, *, source: str = "calibration") -> "Calibration":
         """Parse `calibration.json`. Raises InputError that names `source`."""
-        try:
-            data = from_json(text)
-            if data["schema_version"] != SCHEMA_VERSION:
-                raise InputError(
-                    f"{source}: schema_version {data['schema_version']!r} is not known here (this vitcop reads "
-                    f"{SCHEMA_VERSION})"
-                )
-            data["schedule"] = _schedule(data["schedule"], source)
-            data["observation"] = Observation.from_json(data["observation"], source=source)
-            data["table"] = tuple(
-                TableEntry(**{**item, "choice": choice_from(item["choice"]), "kl": Estimate(**item["kl"])})
-                for item in data["table"]
-            )
-            data["forecasts"] = tuple(Forecast(**item) for item in data["forecasts"])
-            data["comparisons"] = tuple(Comparison(**item) for item in data["comparisons"])
-            for name in ("candidates", "selection"):
-                data[name] = tuple(_measured(item, source) for item in data[name])
-            data["curve"] = tuple(
-                CurvePoint(
-                    **{**item, "measured": _measured(item["measured"], source), "loss": Interval(**item["loss"])}
-                )
-                for item in data["curve"]
-            )
-            data["overflowed"] = tuple(data["overflowed"])
-            return cls(**data)
-        except InputError:
-            raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{source}: not a calibration ({type(error).__name__}: {error})") from None
+        return parse(cls, text, source, version=SCHEMA_VERSION)
 
     @classmethod
     def load(cls, path: Path) -> "Calibration":
         """Read `calibration.json`. Raises InputError where it cannot be read."""
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: cannot read the calibration ({error})") from None
-        return cls.from_json(text, source=str(path))
-
-
-def _schedule(data: dict[str, Any], source: str) -> Schedule:
-    return Schedule.from_json(to_json(data), source=source)
-
-
-def _measured(data: dict[str, Any], source: str) -> Measured:
-    estimates = {
-        name: None if data.get(name) is None else Estimate(**data[name]) for name in ("kl", "top1", "exact", "score")
-    }
-    return Measured(
-        **{
-            **data,
-            **estimates,
-            "schedule": None if data["schedule"] is None else _schedule(data["schedule"], source),
-            "group_counts": tuple(data["group_counts"]),
-            "choices": tuple(map(choice_from, data["choices"])),
-        }
-    )
+        return cls.from_json(read_text(path), source=str(path))

@@ -8,7 +8,6 @@ from typing import Any
 
 from vitcop.calibrate.core.store import Store
 from vitcop.calibrate.core.versions import versions
-from vitcop.calibrate.data.sample_json import samples_to_json
 from vitcop.calibrate.data.samples import Sample, samples_digest
 from vitcop.calibrate.evaluate.settings import CalibrationSettings
 from vitcop.calibrate.models.checkpoint import Checkpoint
@@ -74,7 +73,7 @@ class Job:
                 "checkpoint": str(self.checkpoint.path.resolve()),
                 "fingerprint": self.checkpoint.fingerprint(times=False),
                 "settings": asdict(self.settings),
-                "parts": {digest: samples_to_json(part) for digest, part in self.parts.items()},
+                "parts": {digest: [sample.to_json() for sample in part] for digest, part in self.parts.items()},
                 "threads": self.threads,
                 "store": None if folder is None else str(folder.resolve()),
                 "base": self.base,

@@ -7,6 +7,7 @@ from typing import Any
 
 from vitcop.calibrate.core.progress import Progress
 from vitcop.calibrate.core.store import Store
+from vitcop.calibrate.core.strict_json import read
 from vitcop.calibrate.evaluate.evaluation import Losses
 from vitcop.calibrate.evaluate.sensitivity import Row
 from vitcop.calibrate.observe.observation import Observation
@@ -62,9 +63,7 @@ class Measuring:
 
     def model(self) -> ModelFacts:
         """Facts of the model."""
-        found = self._all([unit("model", self._base)], "the model")[0]
-        scores = {name: tuple(found[name]) for name in ("vision_scores", "search_scores")}
-        return ModelFacts(num_layers=found["num_layers"], shape=DecoderShape(**found["shape"]), **scores)
+        return read(ModelFacts, self._all([unit("model", self._base)], "the model")[0])
 
     def prompts(self, name: str) -> list[tuple[int, int]]:
         """(visual, other tokens) of each prompt of a set, whose targets are computed where they are not there. Raises
@@ -83,7 +82,7 @@ class Measuring:
     def observation(self, name: str, check_share: float) -> Observation:
         """What the scores tell on a set."""
         units = [unit("observed", self._base, part=part, check_share=check_share) for part in self._sets[name]]
-        return Observation.of(list(map(Observed.from_json, self._all(units, "what the scores tell"))))
+        return Observation.of([read(Observed, found) for found in self._all(units, "what the scores tell")])
 
     def table_units(
         self, name: str, cells: Sequence[Sequence[Choice]], *, num_visual: int, saliency: str, centers: Fraction

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vitcop.calibrate.core.store import write_atomically
-from vitcop.calibrate.core.strict_json import from_json, to_json
+from vitcop.calibrate.core.strict_json import naming, read, read_text, to_json, versioned
 from vitcop.plugins.errors import InputError
 
 SCHEMA_VERSION = 1
@@ -70,6 +70,12 @@ class PartialTable:
     shards: tuple[Shard, ...]
     results: dict[str, Any]
     source: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        if list(self.units) != sorted(set(self.units)) or not self.shards:
+            raise InputError("not a partial table: its units or shards are not in order")
+        if self.results.keys() - set(self.units):
+            raise InputError("not a partial table: it has results of units that are not of its run")
 
     def joined(self, other: "PartialTable") -> "PartialTable":
         """Both together. Raises InputError where they are of different runs, or differ in a result."""
@@ -134,38 +140,16 @@ class PartialTable:
     @classmethod
     def from_json(cls, text: str, *, source: str = "partial table") -> "PartialTable":
         """What `to_json` wrote. Raises InputError that names `source`."""
-        try:
-            data = from_json(text)
-            if data["schema_version"] != SCHEMA_VERSION:
-                raise InputError(
-                    f"{source}: schema_version {data['schema_version']!r} is not known here (this vitcop reads "
-                    f"{SCHEMA_VERSION})"
-                )
-            table = cls(
-                run=dict(data["run"]),
-                units=tuple(data["units"]),
-                shards=tuple(Shard.parse(item) for item in data["shards"]),
-                results=dict(data["results"]),
-                source=source,
-            )
-        except InputError as error:
-            raise error if str(error).startswith(source) else InputError(f"{source}: {error}") from None
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise InputError(f"{source}: not a partial table ({type(error).__name__}: {error})") from None
-        if list(table.units) != sorted(set(table.units)) or not table.shards:
-            raise InputError(f"{source}: not a partial table (its units or shards are not in order)")
-        if table.results.keys() - set(table.units):
-            raise InputError(f"{source}: not a partial table (it has results of units that are not of its run)")
-        return table
+        data = versioned(text, source, SCHEMA_VERSION)
+        del data["schema_version"]
+        with naming(source):
+            shards = [Shard.parse(shard) for shard in read(list[str], data.get("shards"), "shards")]
+            return read(cls, {**data, "shards": shards, "source": source})
 
     @classmethod
     def load(cls, path: Path) -> "PartialTable":
         """Read a partial table. Raises InputError where the file cannot be read or holds none."""
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: cannot read the partial table ({error})") from None
-        return cls.from_json(text, source=str(path))
+        return cls.from_json(read_text(path), source=str(path))
 
 
 def merge(tables: Iterable[PartialTable]) -> PartialTable:

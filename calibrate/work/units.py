@@ -11,16 +11,14 @@
 | rival | name, budget, num_visual, part | `Losses`, with answers |
 """
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from vitcop.calibrate.baselines import RIVALS
 from vitcop.calibrate.core.store import Store
-from vitcop.calibrate.core.strict_json import to_json
+from vitcop.calibrate.core.strict_json import read
 from vitcop.calibrate.core.versions import versions
-from vitcop.calibrate.data.sample_json import samples_from_json
 from vitcop.calibrate.data.samples import Sample, digested
 from vitcop.calibrate.evaluate.evaluation import Evaluator, Losses, Part
 from vitcop.calibrate.evaluate.sensitivity import Row, measure_cell
@@ -28,7 +26,7 @@ from vitcop.calibrate.evaluate.settings import CalibrationSettings
 from vitcop.calibrate.models.checkpoint import Checkpoint
 from vitcop.calibrate.models.loading import load_model
 from vitcop.calibrate.observe.observing import observe_part
-from vitcop.calibrate.schedule.choices import Choice, choice_from
+from vitcop.calibrate.schedule.choices import Choice
 from vitcop.calibrate.schedule.cost import DecoderShape
 from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.calibrate.work.executors.base import Json
@@ -45,8 +43,7 @@ def targets_unit(base: Any, part: str) -> Json:
 
 def losses_unit(base: Any, schedule: Schedule, part: str, *, answers: bool = False) -> Json:
     """Measure a schedule on a part, given by its digest; `answers` as in `Evaluator.measure`."""
-    plain = json.loads(replace(schedule, provenance={}, model_id="", config_hash="").to_json())
-    return unit("losses", base, schedule=plain, part=part, answers=answers)
+    return unit("losses", base, schedule=schedule.plain(), part=part, answers=answers)
 
 
 def cell_unit(base: Any, choices: Sequence[Choice], parts: Sequence[str], **geometry: Any) -> Json:
@@ -65,7 +62,7 @@ def losses_of(result: Json) -> Losses:
 def rows_of(result: Json) -> list[Row]:
     """The result of a cell unit."""
     return [
-        Row(choice=choice_from(row["choice"]), losses=losses_of(row["losses"]), survived=row["survived"])
+        Row(choice=read(Choice, row["choice"]), losses=losses_of(row["losses"]), survived=row["survived"])
         for row in result["rows"]
     ]
 
@@ -137,18 +134,14 @@ class CalibrationPerformer:
 
     def observed(self, unit: Json) -> Json:
         evaluator = self.evaluator
-        return observe_part(
-            evaluator.model,
-            evaluator.family,
-            evaluator.vision,
-            self.part(unit["part"]),
-            check_share=unit["check_share"],
-        ).to_json()
+        part = self.part(unit["part"])
+        piece = observe_part(evaluator.model, evaluator.family, evaluator.vision, part, check_share=unit["check_share"])
+        return asdict(piece)
 
     def cell(self, unit: Json) -> Json:
         rows = measure_cell(
             self.evaluator,
-            [choice_from(plain) for plain in unit["choices"]],
+            read(list[Choice], unit["choices"]),
             [self.part(digest) for digest in unit["parts"]],
             num_visual=unit["num_visual"],
             saliency=unit["saliency"],
@@ -161,7 +154,7 @@ class CalibrationPerformer:
         }
 
     def losses(self, unit: Json) -> Json:
-        schedule = Schedule.from_json(to_json(unit["schedule"]), source=f"unit {unit['key']}")
+        schedule = read(Schedule, unit["schedule"])
         return self.evaluator.measure(schedule, self.part(unit["part"]), answers=unit["answers"]).to_json()
 
     def rival(self, unit: Json) -> Json:
@@ -202,13 +195,11 @@ def make_performer(
             raise InputError(f"a worker has {name} {have}, the run began with {wanted}; install the same everywhere")
     if base["op_revisions"] != REVISIONS:
         raise InputError("a worker has other revisions of vitcop's ops than the run began with; install one vitcop")
-    taken = CalibrationSettings(
-        **{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
-    )
+    taken = read(CalibrationSettings, settings)
     with torch_threads(threads):
         model, processor, family = load_model(found, device=taken.device, dtype=taken.dtype, attn=taken.attn)
     evaluator = Evaluator(
         model, processor, family, eos_ids=found.eos_ids, base=base, settings=taken, store=Store(store)
     )
-    samples = {digest: samples_from_json(part) for digest, part in parts.items()}
+    samples = read(dict[str, list[Sample]], parts)
     return StoredPerformer(CalibrationPerformer(evaluator, samples, threads), Store(store))

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vitcop.calibrate.core.strict_json import read_object
 from vitcop.export.bundle import Bundle
 from vitcop.export.bundle.hashing import sha256_of_json
 from vitcop.export.runtimes.base import EngineInfo
+from vitcop.plugins.errors import InputError
 from vitcop.plugins.registry import REVISIONS
 
 SIDECAR = "engine.json"
@@ -89,7 +91,6 @@ class EngineFolder:
 def read_json(path: Path) -> dict[str, Any] | None:
     """The contents of a sidecar, or None where there is none that can be read."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_object(path)
+    except InputError:
         return None
-    return data if isinstance(data, dict) else None

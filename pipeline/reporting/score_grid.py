@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from vitcop.calibrate.core.strict_json import read
 from vitcop.pipeline.reporting.model import ScoreCell, ScoreGrid
 from vitcop.pipeline.reporting.svg import WIDTH, figure, rect, text
 
@@ -34,7 +35,7 @@ def score_grids(calibration: Mapping[str, Any] | None) -> tuple[ScoreGrid, ...]:
         return ()
     from vitcop.calibrate.observe.observation import Observation
 
-    observation = Observation.from_json(calibration["observation"], source="calibration.json")
+    observation = read(Observation, calibration["observation"], "observation")
     if not observation.agreements:
         return ()
     return (

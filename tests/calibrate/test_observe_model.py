@@ -1,7 +1,7 @@
 """Observing a model: the walk, the scores, attention and gradients, each against another way of saying the same."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -280,7 +280,7 @@ def test_a_gradient_that_overflows_checks_nothing(tiny, samples, monkeypatch):
     assert [i for i, checked in enumerate(some.checked) if not checked] == [1, 4]
     left = [entry for i, entry in enumerate(whole.values["gradient/2/k_norm"]) if i not in (1, 4)]
     assert some.values["gradient/2/k_norm"] == left
-    assert "NaN" not in json.dumps(some.to_json()) and Observation.of([some]).num_checked == len(left)
+    assert "NaN" not in json.dumps(asdict(some)) and Observation.of([some]).num_checked == len(left)
 
 
 def test_too_little_memory_is_said(tiny, samples, monkeypatch):
@@ -306,7 +306,7 @@ def test_parts_join_to_one_pass(tiny, mixed):
         # Other batches round otherwise, which may swap two tokens that are almost equal.
         assert one.rank.mean == pytest.approx(other.rank.mean, abs=0.01)
     backwards = observe(tiny.model, tiny.family, VisionCache(), parts[::-1], check_share=0.5)
-    assert json.dumps(backwards.to_json()) == json.dumps(cut.to_json())
+    assert json.dumps(asdict(backwards)) == json.dumps(asdict(cut))
 
 
 def test_what_is_in_the_store_is_not_observed_again(tiny, mixed, tmp_path, monkeypatch):

@@ -1,7 +1,6 @@
 """Ranks, shares, intervals, pieces and what an observation concludes: all by hand, no model."""
 
-import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from vitcop.calibrate.core.strict_json import plain, read
 from vitcop.calibrate.observe.key_norms import QUANTILES, norm_rows, summary
 from vitcop.calibrate.observe.observation import Observation
 from vitcop.calibrate.observe.pieces import Observed
@@ -165,21 +165,19 @@ def test_one_picture_tells_nothing():
 
 def test_files_round_trip():
     observed, found = piece(0, 9), Observation.of([piece(0, 9)])
-    assert Observed.from_json(json.loads(json.dumps(observed.to_json()))) == observed
-    text = json.dumps(found.to_json(), allow_nan=False)
-    assert Observation.from_json(json.loads(text)) == found
+    assert read(Observed, plain(asdict(observed))) == observed
+    assert read(Observation, plain(asdict(found))) == found
     empty = Observation.of([])
-    assert Observation.from_json(json.loads(json.dumps(empty.to_json()))) == empty and empty.layers == ()
-    for broken in (
-        [],
-        {"ids": []},
-        observed.to_json() | {"ids": ["x"]},
-        observed.to_json() | {"values": {"check/1": []}},
+    assert read(Observation, plain(asdict(empty))) == empty and empty.layers == ()
+    for change, said in (
+        ({"ids": ["x"]}, "differ in length"),
+        ({"values": {"check/1": [[1.0]]}}, "differ in length"),
+        ({"ids": 3}, "^ids: expected a list"),
     ):
-        with pytest.raises(InputError, match="not an observation"):
-            Observed.from_json(broken)
-    with pytest.raises(InputError, match="c.json: not an observation"):
-        Observation.from_json({"agreements": 1}, source="c.json")
+        with pytest.raises(InputError, match=said):
+            read(Observed, asdict(observed) | change)
+    with pytest.raises(InputError, match="^agreements: expected a list"):
+        read(Observation, asdict(found) | {"agreements": 1})
 
 
 def test_names_do_not_tell_the_order():

@@ -349,7 +349,9 @@ def test_files_of_other_threads_are_not_taken(tiny, batch, tmp_path, ran, monkey
     """With other threads a sum may come out in another order, so in other bits."""
     settings = CalibrationSettings(prefix_disk_bytes=1 << 20)
     for threads, layers in ((1, [0, 1, 2]), (1, []), (3, [0, 1, 2])):
-        monkeypatch.setattr("vitcop.calibrate.evaluate.evaluation.torch.get_num_threads", lambda threads=threads: threads)
+        monkeypatch.setattr(
+            "vitcop.calibrate.evaluate.evaluation.torch.get_num_threads", lambda threads=threads: threads
+        )
         prefix_cache(tiny.model, tiny.family, settings, Store(tmp_path), base=["b"]).before(LAST, batch)
         assert ran.taken() == layers
 

@@ -10,8 +10,8 @@ import pytest
 from made_samples import write_samples
 
 from vitcop.calibrate.core.store import Store
-from vitcop.calibrate.data.sample_json import samples_from_json, samples_to_json
-from vitcop.calibrate.data.samples import load_samples
+from vitcop.calibrate.core.strict_json import read
+from vitcop.calibrate.data.samples import Sample, load_samples
 from vitcop.calibrate.evaluate.evaluation import Evaluator, Losses
 from vitcop.calibrate.evaluate.settings import CalibrationSettings
 from vitcop.calibrate.models.checkpoint import Checkpoint
@@ -173,8 +173,8 @@ def test_keys_follow_from_what_results_depend_on(tiny, parts, tmp_path):
 
 
 def test_samples_cross_as_they_are(parts):
-    data = json.loads(json.dumps(samples_to_json(parts[0])))
-    assert samples_from_json(data) == [
+    data = json.loads(json.dumps([sample.to_json() for sample in parts[0]]))
+    assert read(list[Sample], data) == [
         replace(item, images=tuple(path.resolve() for path in item.images)) for item in parts[0]
     ]
 
@@ -238,7 +238,7 @@ def test_no_file_takes_what_is_not_json(tmp_path, number):
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "k.json").write_text(json.dumps(number))
     assert store.get("k") is None, "of an earlier release: measured again"
-    with pytest.raises(InputError, match=r"^old\.json: not a partial table \(ValueError: .* is not JSON\)"):
+    with pytest.raises(InputError, match=r"^old\.json: not readable as JSON \(.* is not JSON\)"):
         PartialTable.from_json(json.dumps({"schema_version": 1, "results": {"k": number}}), source="old.json")
 
 

@@ -105,9 +105,9 @@ def test_budget_outside_its_range_on_the_command_line(refuses, project, budget):
         (("--shard", "half"), ("shard 'half'", "such as 1/4")),
         (("--shard", "1/2", "--merge", "{project}"), ("shard 1/2", "nothing to merge")),
         (("--merge", "{project}/data"), ("data: no partial tables",)),
-        (("--merge", "{project}/recipe.yaml"), ("recipe.yaml: not a partial table",)),
+        (("--merge", "{project}/recipe.yaml"), ("recipe.yaml: not readable as JSON",)),
         (("--merge", "{project}/partial-1-of-2.json"), ("1 of 2 units", "shards 2/2 are missing")),
-        (("--merge", "{project}/gone.json"), ("gone.json: cannot read the partial table",)),
+        (("--merge", "{project}/gone.json"), ("gone.json: no such file",)),
     ],
 )
 def test_shards_that_cannot_be(refuses, project, given, names):
@@ -351,7 +351,7 @@ def test_bundle_that_is_not_there(refuses, project, command):
 
 def test_inspect_something_else(refuses, project):
     refuses("inspect", project / "nothing", names=("nothing", "no such file"))
-    refuses("inspect", project / "data" / "evaluation.jsonl", names=("evaluation.jsonl", "not JSON"))
+    refuses("inspect", project / "data" / "evaluation.jsonl", names=("evaluation.jsonl", "not readable as JSON"))
 
 
 def test_control_characters_in_names_stay_on_one_line(refuses, project):

@@ -2,6 +2,7 @@
 
 import re
 import xml.dom.minidom
+from dataclasses import asdict
 from html.parser import HTMLParser
 
 import made_up_results
@@ -169,7 +170,7 @@ def test_scores_that_tell_something_are_told_apart(tmp_path, page):
 
 
 def test_many_layers_have_no_room_for_numbers(tmp_path):
-    data = made_up_results.calibration() | {"observation": made_up_results.observation(32).to_json()}
+    data = made_up_results.calibration() | {"observation": asdict(made_up_results.observation(32))}
     report = collect(made_up_results.bundle(tmp_path / "b"), results(calibration=data), overlay_note="-")
     drawn = draw_score_grid(report.score_grids[0])
     xml.dom.minidom.parseString(drawn)

@@ -134,7 +134,7 @@ def test_a_broken_neighbour_does_not_keep_an_engine_from_running(own):
     home = own.engines_folder / "tensorrt"
     (home / "0").mkdir(parents=True)
     (home / "0" / "engine.json").write_text("{")
-    with pytest.raises(InputError, match="cannot be read as JSON"):
+    with pytest.raises(InputError, match="not readable as JSON"):
         find_engine(own, TensorRtOptions(), HERE)
     write_engine(own, home / "a")
     assert find_engine(own, TensorRtOptions(), HERE)[0] == home / "a"

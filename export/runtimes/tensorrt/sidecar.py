@@ -1,10 +1,10 @@
 """engine.json: what engines were built from and for, and whether this machine may run them."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from vitcop.calibrate.core.strict_json import read_text, versioned
 from vitcop.export.bundle.hashing import sha256_of_file
 from vitcop.export.runtimes.engine_folder import SCHEMA_VERSION, SIDECAR
 from vitcop.export.runtimes.tensorrt.installation import driver_version, load_tensorrt, need_gpu, version_tuple
@@ -63,13 +63,11 @@ def read_sidecar(folder: Path) -> dict[str, Any]:
     """engine.json of a built engine. Raises InputError where it is missing, broken or of an unknown schema."""
     path = folder / SIDECAR
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: missing; build the engine again") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}); build the engine again") from None
-    if not isinstance(data, dict) or data.get("schema_version") != SCHEMA_VERSION or data.get("target") != "tensorrt":
-        raise InputError(f"{path}: not a sidecar that this vitcop reads; build the engine again")
+        data = versioned(read_text(path), str(path), SCHEMA_VERSION)
+    except InputError as error:
+        raise InputError(f"{error}; build the engine again") from None
+    if data.get("target") != "tensorrt":
+        raise InputError(f"{path}: not a sidecar of a TensorRT engine; build the engine again")
     return data
 
 
