@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+from observation_table import observation_table
 
 from vitcop.calibrate.core.store import Store
 from vitcop.calibrate.data.image_clusters import image_clusters
@@ -30,7 +31,6 @@ from vitcop.calibrate.models.loading import load_model
 from vitcop.calibrate.observe.dependence import answer_attention, gradient_times_input, remaining
 from vitcop.calibrate.observe.observing import observe
 from vitcop.calibrate.observe.scores import first_tokens
-from vitcop.calibrate.observe.table import observation_table
 from vitcop.calibrate.observe.teacher_forcing import Forced, LayerPass, walk
 from vitcop.calibrate.run.attention_masks import causal_mask
 from vitcop.calibrate.run.vision_stage import run_vision

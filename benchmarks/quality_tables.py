@@ -12,7 +12,7 @@ from vitcop.calibrate.evaluate.evaluation import Losses
 from vitcop.calibrate.evaluate.losses import Estimate
 from vitcop.calibrate.stats.front import front_points
 from vitcop.calibrate.stats.intervals import percentile_interval, resampled_means
-from vitcop.calibrate.stats.verdict import averaged, compare
+from vitcop.calibrate.stats.verdict import compare
 
 COMPARED = ("kl", "exact")
 NOT_REACHED = "n/a"
@@ -45,6 +45,12 @@ def row(
             for measure in COMPARED
         },
     }
+
+
+def averaged(values: list[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each sample over several conditions (budgets), so that averages are compared in pairs as well."""
+    assert all(other.keys() == values[0].keys() for other in values), "the same samples in each"
+    return {sample: sum(other[sample] for other in values) / len(values) for sample in values[0]}
 
 
 def average_row(

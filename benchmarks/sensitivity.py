@@ -6,33 +6,30 @@ numbers are the same bit by bit.
 Every cell (layer, keep count) with all its rules, over two parts of the samples (from so few images no rule is cut).
 Three forms take turns, cell by cell, each with caches of its own that are empty at the start: "full" runs vision tower
 and prompt anew for every schedule, "tower once" keeps what the tower gives, "prefix" runs only what comes behind the
-drop. Layer 0 is the vision stage, which no prefix helps. Times of the table are CPU seconds of one thread. Then reading
-the prefixes of the samples from files is held against computing them, on the clock. Writes results/sensitivity.json.
+drop. Layer 0 is the vision stage, which no prefix helps. Times are CPU seconds of one thread. Writes
+results/sensitivity.json.
 """
 
 import argparse
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
-from time import perf_counter, process_time
+from time import process_time
 from typing import Any
 
 import torch
 
 from vitcop.calibrate.core.store import Store
 from vitcop.calibrate.data.samples import load_samples
-from vitcop.calibrate.evaluate.evaluation import Evaluator, Part, prefix_cache
+from vitcop.calibrate.evaluate.evaluation import Evaluator, Part
 from vitcop.calibrate.evaluate.grid import cells, keep_counts
 from vitcop.calibrate.evaluate.sensitivity import Row, measure_cell
 from vitcop.calibrate.evaluate.settings import CalibrationSettings
 from vitcop.calibrate.models.checkpoint import Checkpoint
 from vitcop.calibrate.models.loading import load_model
 from vitcop.calibrate.schedule.choices import AT_INPUT, Choice, Rule
-from vitcop.calibrate.schedule.schedule import Drop, Schedule
 from vitcop.export.measure import machine_facts
 
 HERE = Path(__file__).parent
@@ -66,14 +63,12 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--keeps", type=int, nargs="+")
     parser.add_argument("--layers", type=int, nargs="+")
-    parser.add_argument("--repeats", type=int, default=5, help="of reading and computing prefixes")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     checkpoint = Checkpoint.open(EXAMPLE / "model")
     with TemporaryDirectory() as folder:
         bench = Bench(checkpoint, Path(folder), arguments.samples)
         rows = bench.table(arguments.layers, arguments.keeps)
-        files = bench.files(arguments.repeats)
     total = {form: sum(row["seconds"][form] for row in rows) for form in FORMS}
     inside = {form: sum(row["seconds"][form] for row in rows if row["layer"] != AT_INPUT) for form in FORMS}
     print(f"{'layer':>5}{'keep counts':>30}{'full':>9}{'tower once':>12}{'prefix':>9}{'full/prefix':>13}")
@@ -83,7 +78,6 @@ def main() -> None:
         print(line(str(layer), " ".join(str(row["keep"]) for row in mine), seconds))
     print(line("all", "", total))
     print("the numbers are the same bit by bit")
-    print(f"prefixes of all samples: reading {files['read_over_compute']:.2f} of the time of computing")
     results = {
         "benchmark": "sensitivity",
         "machine": machine_facts(),
@@ -96,7 +90,6 @@ def main() -> None:
         "times_cheaper_tower_once": total["tower once"] / total["prefix"],
         "times_cheaper_inside": inside["full"] / inside["prefix"] if inside["prefix"] else None,
         "bit_equal": True,
-        "files": files,
         "cells": rows,
     }
     OUT.mkdir(exist_ok=True)
@@ -160,31 +153,6 @@ class Bench:
         return measure_cell(
             evaluator, choices, self.parts, num_visual=self.family.num_visual, saliency=score, centers=CENTERS
         )
-
-    def files(self, repeats: int) -> dict[str, Any]:
-        """Seconds that the prefixes before all layers take from files and from the model (vision tower included), in
-        turns; the first turn writes the files and does not count."""
-        depth = self.family.num_layers
-        last = Schedule(num_layers=depth, drops=(Drop(layer=depth - 1, keep=(1, 2)),))
-        batches = [batch for part in self.parts for _, batch in part.prepared]
-        settings = {"computing": CalibrationSettings(), "reading": CalibrationSettings(prefix_disk_bytes=4 << 30)}
-        seconds: dict[str, list[float]] = {name: [] for name in settings}
-        store = Store(self.folder / "store")
-        for _ in range(repeats + 1):
-            for name, each in settings.items():
-                cache = prefix_cache(self.model, self.family, each, store, base=["benchmark"])
-                begun = perf_counter()
-                for batch in batches:
-                    cache.before(last, replace(batch, model_inputs=dict(batch.model_inputs)))
-                seconds[name].append(perf_counter() - begun)
-        num_bytes = sum(file.stat().st_size for file in self.folder.glob("store/prefixes/*"))
-        prompts = sum(len(batch.input_ids) for batch in batches)
-        middle = {name: median(times[1:]) for name, times in seconds.items()}
-        return {
-            "seconds": middle,
-            "read_over_compute": middle["reading"] / middle["computing"],
-            "bytes_a_sample": num_bytes / prompts,
-        }
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ from vitcop.export.lower.tidy import tidy
 from vitcop.export.lower.weights import attach_weights
 from vitcop.export.rewrite import DropTokensPass, Sequence, SplitCachePass, VisionStagePass
 from vitcop.export.rewrite.vision_stage import least_count
-from vitcop.plugins.errors import InputError
 from vitcop.plugins.spec import DOMAIN
 
 _DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
@@ -57,11 +56,6 @@ def export_bundle(
     progress = progress or NoProgress()
     checkpoint = Checkpoint.open(model_dir)
     check_schedule(schedule, checkpoint, family_of(load_config(checkpoint.path)), source=source)
-    if schedule.positions != "original":
-        raise InputError(
-            f"positions {schedule.positions!r} exist for comparison in PyTorch only; export a schedule with positions "
-            "'original'"
-        )
     load_processor(checkpoint.path)  # a bundle whose prompts cannot be prepared would be found out too late
     skeleton = load_skeleton(checkpoint) if captures is None else captures.skeleton(checkpoint)
     graphs = _graphs(skeleton, schedule, captures)

@@ -89,7 +89,6 @@ def inspect_schedule(
         "num_layers": schedule.num_layers,
         "budget": schedule.budget(count),
         "visual_tokens": num_visual,
-        "positions": schedule.positions,
         "groups": groups,
     }
     rows = [

@@ -140,7 +140,7 @@ def test_sensitivity_on_a_few_cells(monkeypatch, tmp_path, capsys):
     import sensitivity as program
 
     monkeypatch.setattr(program, "OUT", tmp_path)
-    few = ["--samples", "4", "--keeps", "36", "9", "--layers", "0", "6", "--repeats", "1"]
+    few = ["--samples", "4", "--keeps", "36", "9", "--layers", "0", "6"]
     monkeypatch.setattr(sys, "argv", ["sensitivity.py", *few])
     program.main()
     assert "the same bit by bit" in capsys.readouterr().out

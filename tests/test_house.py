@@ -28,7 +28,7 @@ LIGHT = (
     "vitcop.calibrate.models.prompt",
     "vitcop.calibrate.data.samples",
     "vitcop.calibrate.observe.observation",
-    "vitcop.calibrate.observe.table",
+    "vitcop.calibrate.observe.observation",
     "vitcop.calibrate.models.checkpoint",
     "vitcop.export.bundle",
     "vitcop.export.runtimes",

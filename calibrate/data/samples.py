@@ -72,11 +72,6 @@ class Sample:
         """The first accepted answer."""
         return self.answers[0] if self.answers else None
 
-    @property
-    def has_pictures(self) -> bool:
-        """Whether it has images or a video."""
-        return bool(self.images) or self.video is not None
-
     def conversation(self) -> list[dict[str, Any]]:
         """The conversation in the shape that Hugging Face chat templates read."""
         return [

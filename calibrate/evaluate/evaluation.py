@@ -23,7 +23,6 @@ from vitcop.calibrate.models.prompt import PromptBatch
 from vitcop.calibrate.run.generation import continue_forced, continue_free
 from vitcop.calibrate.run.original import OriginalRunner
 from vitcop.calibrate.run.prefix_cache import PrefixCache
-from vitcop.calibrate.run.prefix_files import PrefixFiles
 from vitcop.calibrate.run.runner import Runner
 from vitcop.calibrate.run.scheduled import ScheduledRunner
 from vitcop.calibrate.run.vision_stage import VisionCache
@@ -134,7 +133,17 @@ class Evaluator:
         self._base = [base, settings.max_new_tokens, settings.top_k, settings.batch_size]
         self._metric = metric_of(settings.metric)
         self.vision = VisionCache(settings.vision_cache_bytes)
-        self.prefixes = prefix_cache(model, family, settings, store, base=base, vision=self.vision)
+        self.prefixes = (
+            PrefixCache(
+                model,
+                family,
+                layers=candidate_layers(family.num_layers),
+                vision=self.vision,
+                limit_bytes=settings.prefix_memory_bytes,
+            )
+            if settings.prefix_memory_bytes
+            else None
+        )
 
     def part(self, samples: Sequence[Sample]) -> Part:
         """Preprocess samples and let the original answer them, or read its answers from the store.
@@ -254,34 +263,3 @@ class Evaluator:
                 exact[i] = bool(exact_match(text, sample.answers))
                 score[i] = float(self._metric(text, sample.answers))
         return tuple(exact), tuple(score)
-
-
-def prefix_cache(
-    model: Any,
-    family: "Family",
-    settings: CalibrationSettings,
-    store: Store,
-    *,
-    base: Any,
-    vision: VisionCache | None = None,
-) -> PrefixCache | None:
-    """The cache that the settings ask for; None where they leave no room.
-
-    Args:
-        base: what results depend on beside schedule and samples (weights, versions, precision); JSON.
-    """
-    files = None
-    if settings.prefix_disk_bytes and store.folder is not None:
-        # Other threads may sum in another order.
-        inputs = [base, torch.get_num_threads()]
-        files = PrefixFiles(store.folder, settings.prefix_disk_bytes, base=inputs, num_layers=family.num_layers)
-    if files is None and not settings.prefix_memory_bytes:
-        return None
-    return PrefixCache(
-        model,
-        family,
-        layers=candidate_layers(family.num_layers),
-        vision=vision,
-        limit_bytes=settings.prefix_memory_bytes,
-        files=files,
-    )

@@ -47,7 +47,6 @@ class CalibrationSettings:
         vision_cache_bytes: vision outputs held between candidates.
         prefix_memory_bytes: prefixes (hidden states, keys and values before a drop) held between candidates, on the
             model's device; 0 for none.
-        prefix_disk_bytes: prefixes of the unpruned model kept in the store; 0 for none.
     """
 
     batch_size: int = 16
@@ -73,13 +72,12 @@ class CalibrationSettings:
     threads: int = 1
     vision_cache_bytes: int = 4 << 30
     prefix_memory_bytes: int = 2 << 30
-    prefix_disk_bytes: int = 0
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:
             if getattr(self, name) < 1:
                 raise InputError(f"calibration settings: {name} must be at least 1, found {getattr(self, name)}")
-        for name in ("generations", "vision_cache_bytes", "prefix_memory_bytes", "prefix_disk_bytes"):
+        for name in ("generations", "vision_cache_bytes", "prefix_memory_bytes"):
             if getattr(self, name) < 0:
                 raise InputError(f"calibration settings: {name} must be at least 0, found {getattr(self, name)}")
         if not self.rungs or list(self.rungs) != sorted(set(self.rungs)) or self.rungs[0] <= 0 or self.rungs[-1] != 1.0:

@@ -8,8 +8,8 @@ from typing import Any
 from vitcop.calibrate.data.image_clusters import linked
 from vitcop.calibrate.observe.key_norms import summary
 from vitcop.calibrate.observe.pieces import Observed
-from vitcop.calibrate.schedule.choices import TELLS_NOTHING, Rule
-from vitcop.calibrate.schedule.score_names import SMALLEST, score_name
+from vitcop.calibrate.schedule.choices import AT_INPUT, TELLS_NOTHING, Rule
+from vitcop.calibrate.schedule.score_names import SMALLEST, score_name, vision_rule
 from vitcop.calibrate.stats.cluster_interval import Interval
 from vitcop.plugins.errors import InputError
 
@@ -168,3 +168,16 @@ class Observation:
         """Of some rules the one whose first ninth holds most, if it tells anything; of equals the first."""
         telling = [rule for rule in rules if self.tells(layer, rule)]
         return max(telling, key=lambda rule: self.held(layer, rule).mean, default=None)
+
+
+def columns_of(entries: Sequence[Agreement]) -> list[str]:
+    """Names of the scores, as rules inside the model have them; controls last."""
+    names = dict.fromkeys(inside_name(item) for item in entries)
+    return [name for name in names if name not in TELLS_NOTHING] + [name for name in TELLS_NOTHING if name in names]
+
+
+def inside_name(item: Agreement) -> str:
+    """The name of a score; a vision score at LLM input has the one by which it is carried along later."""
+    if item.layer != AT_INPUT or item.score in TELLS_NOTHING:
+        return item.score
+    return score_name(vision_rule(AT_INPUT + 1, item.score))

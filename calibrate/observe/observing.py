@@ -4,15 +4,12 @@ Shape letters: B batch, V visual tokens, L decoder layers.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from vitcop.calibrate.core.progress import NoProgress, Progress
-from vitcop.calibrate.core.store import Store, key_of
-from vitcop.calibrate.core.strict_json import read
 from vitcop.calibrate.data.image_clusters import pictures_of
 from vitcop.calibrate.data.samples import Sample
 from vitcop.calibrate.evaluate.evaluation import Part
@@ -29,7 +26,7 @@ from vitcop.calibrate.schedule.choices import Rule
 from vitcop.calibrate.schedule.score_names import score_name
 from vitcop.calibrate.stats.ranks import average_ranks, first_places, held_share, rank_agreement, spearman
 from vitcop.plugins import ops
-from vitcop.plugins.errors import InputError, MissingError
+from vitcop.plugins.errors import MissingError
 
 if TYPE_CHECKING:
     from vitcop.calibrate.models.families import Family
@@ -69,48 +66,19 @@ def _on_host(scores: dict[str, list[torch.Tensor]]) -> _Scores:
 
 
 def observe(
-    model: Any,
-    family: "Family",
-    vision: VisionCache,
-    parts: Sequence[Part],
-    *,
-    check_share: float = 0.25,
-    store: Store | None = None,
-    base: Any = None,
-    progress: Progress | None = None,
+    model: Any, family: "Family", vision: VisionCache, parts: Sequence[Part], *, check_share: float = 0.25
 ) -> Observation:
-    """Observe a sample set, part by part; finished parts are kept in `store`.
+    """Observe a sample set, part by part.
 
     Args:
         vision: as the evaluator's, so that the tower does not run again.
         parts: prepared batches and the original's answers (`Evaluator.part`).
         check_share: share of the samples, in [0, 1], for which gradients check the attention; one at a time, since each
             takes the memory of a whole backward pass.
-        base: what a result depends on beside samples and settings (weights, versions, precision); JSON.
 
     Raises MissingError where the device has too little memory for the check.
     """
-    store, progress = store or Store(None), progress or NoProgress()
-    if not 0 <= check_share <= 1:
-        raise InputError(f"check_share must be in [0, 1], found {check_share}")
-    progress.start(len(parts), "what the scores tell")
-    pieces = []
-    for part in parts:
-        key = "observed-" + key_of(base, part.digest, check_share)
-        piece = _held(store.get(key))
-        if piece is None:
-            piece = observe_part(model, family, vision, part, check_share=check_share)
-            store.put(key, asdict(piece))
-        pieces.append(piece)
-        progress.advance()
-    return Observation.of(pieces)
-
-
-def _held(data: Any) -> Observed | None:
-    try:
-        return None if data is None else read(Observed, data)
-    except InputError:
-        return None
+    return Observation.of([observe_part(model, family, vision, part, check_share=check_share) for part in parts])
 
 
 def observe_part(

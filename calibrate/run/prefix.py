@@ -25,15 +25,11 @@ def stem(schedule: Schedule, layer: int, num_visual: int) -> Schedule:
     schedule itself.
     """
     drops = tuple(drop for drop in schedule.drops if drop.layer < layer)
-    vision, positions = schedule.vision, schedule.positions
+    vision = schedule.vision
     if not drops and vision is not None:
-        vision = replace(vision, clusters=None)
-        # Renumbered positions are others than the original ones where there are three axes.
-        if positions == "original" and schedule.vision_count(num_visual) == num_visual:
-            vision = None
-    if not drops and vision is None:
-        positions = "original"
-    return Schedule(num_layers=schedule.num_layers, vision=vision, drops=drops, positions=positions)
+        whole = schedule.vision_count(num_visual) == num_visual
+        vision = None if whole else replace(vision, clusters=None)
+    return Schedule(num_layers=schedule.num_layers, vision=vision, drops=drops)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

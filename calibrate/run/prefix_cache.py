@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from vitcop.calibrate.models.prompt import PromptBatch
 from vitcop.calibrate.run.prefix import Prefix, stem
-from vitcop.calibrate.run.prefix_files import PrefixFiles
 from vitcop.calibrate.run.scheduled import ScheduledRunner
 from vitcop.calibrate.run.vision_stage import VisionCache
 from vitcop.calibrate.schedule.schedule import Schedule
@@ -38,7 +37,6 @@ class PrefixCache:
     Args:
         layers: decoder layers before which prefixes of the unpruned model are held, ascending.
         limit_bytes: of tensors held on the model's device.
-        files: where prefixes of the unpruned model are kept as well; None for nowhere.
     """
 
     def __init__(
@@ -49,10 +47,9 @@ class PrefixCache:
         layers: Sequence[int],
         vision: VisionCache | None = None,
         limit_bytes: int = 2 << 30,
-        files: PrefixFiles | None = None,
     ) -> None:
         self.model, self.family, self.vision = model, family, vision
-        self.layers, self.limit_bytes, self.files = tuple(layers), limit_bytes, files
+        self.layers, self.limit_bytes = tuple(layers), limit_bytes
         self.num_bytes = 0
         self._unpruned = Schedule(num_layers=family.num_layers)
         self._held: dict[tuple[int, int, Schedule], _Entry] = {}
@@ -92,14 +89,9 @@ class PrefixCache:
         return entry.prefix
 
     def _make(self, batch: PromptBatch, layer: int, of: Schedule, start: Prefix | None) -> Prefix:
-        """Read it, or run the model on from the prefix before it; held where it fits."""
-        files = self.files if of == self._unpruned else None
-        found = files.get(batch, layer, start, self.model.device) if files else None
-        if found is None:
-            runner = ScheduledRunner(self.model, self.family, of, vision=self.vision)
-            (found,) = runner.prefixes(batch, [layer], start)
-            if files:
-                files.put(batch, found, start)
+        """Run the model on from the prefix before it; held where it fits."""
+        runner = ScheduledRunner(self.model, self.family, of, vision=self.vision)
+        (found,) = runner.prefixes(batch, [layer], start)
         self._hold(batch, found, start)
         return found
 

@@ -23,7 +23,7 @@ from vitcop.calibrate.run.device_inputs import PromptTensors, VisionTensors, pla
 from vitcop.calibrate.run.original import OriginalRunner, cache_bytes, clock, next_positions
 from vitcop.calibrate.run.prefix import Prefix, Prefixes, Walk, stem
 from vitcop.calibrate.run.runner import Prefill
-from vitcop.calibrate.run.stream import Dropped, Stream, drop_tokens, positions_after
+from vitcop.calibrate.run.stream import Dropped, Stream, drop_tokens
 from vitcop.calibrate.run.vision_stage import VisionCache, VisionKept, VisionOutput, keep_patches, run_vision, see
 from vitcop.calibrate.schedule.schedule import Drop, Schedule
 from vitcop.plugins import ops
@@ -56,27 +56,6 @@ class DevicePrefill:
     drops: tuple[Dropped, ...]
 
 
-@dataclass(frozen=True)
-class LayerView:
-    """What an observer sees of one decoder layer in prefill.
-
-    Args:
-        layer: its index.
-        keys: [B,Nkv,S,D], rotary embedding applied.
-        last_query: [B,Nh,D], query of the last prompt token, rotary embedding applied.
-        visual_index: int64 [B,V].
-        mask: bool [B,S], True at real tokens.
-        scale: of the attention logits; None for D ** -0.5.
-    """
-
-    layer: int
-    keys: torch.Tensor
-    last_query: torch.Tensor
-    visual_index: torch.Tensor
-    mask: torch.Tensor
-    scale: float | None
-
-
 class ScheduledRunner:
     """Runs a transformers model under a schedule.
 
@@ -86,10 +65,9 @@ class ScheduledRunner:
         prefixes: shared between runners of one model so that `prefill` runs only what none of them has run of a batch.
         keep: makes what enters the language model of what the vision tower gives, in place of the schedule's vision
             stage: for methods that no schedule says.
-        on_layer: called in prefill after each decoder layer with what the layer made of its tokens; for observers.
 
     Raises InputError where the schedule is for another depth than the model's, or asks for a score that it lacks, or
-    where sliding windows meet FlashAttention or reindexed positions.
+    where sliding windows meet FlashAttention.
     """
 
     def __init__(
@@ -102,7 +80,6 @@ class ScheduledRunner:
         vision: VisionCache | None = None,
         prefixes: Prefixes | None = None,
         keep: Callable[[VisionOutput], VisionKept] | None = None,
-        on_layer: Callable[[LayerView], None] | None = None,
     ) -> None:
         depth = family.num_layers
         if schedule.num_layers != depth:
@@ -114,11 +91,6 @@ class ScheduledRunner:
                 f"sliding windows ({family.window} tokens) cannot be used with --attn flash_attention_2: it counts a "
                 "window in tokens present, not in places of the full prompt; use sdpa"
             )
-        if family.window is not None and schedule.positions != "original":
-            raise InputError(
-                f"positions {schedule.positions!r} lose the places that sliding windows ({family.window} tokens) "
-                "count; use positions 'original'"
-            )
         self.model = model
         self.family = family
         self.schedule = schedule
@@ -128,7 +100,6 @@ class ScheduledRunner:
         self._vision = vision
         self._prefixes = prefixes
         self._keep_by = keep
-        self._on_layer = on_layer
         self._decoder = decoder
         self._sliding = family.sliding_layers
         self._drops = {drop.layer: drop for drop in schedule.drops}
@@ -194,7 +165,7 @@ class ScheduledRunner:
                 cache=walk.cache,
                 masks=walk.masks,
                 places=walk.places,
-                next_position=self._next_position(prompt, walk.stream),
+                next_position=prompt.next_position,
             ),
             vision=Dropped(kept_visual=kept.kept_patches, scores=kept.scores, labels=kept.labels, relabel=kept.relabel)
             if self.schedule.vision or self._keep_by
@@ -250,7 +221,6 @@ class ScheduledRunner:
         mine = stem(self.schedule, prefix.layer, prompt.visual_index.shape[1])
         assert mine == prefix.stem, f"a prefix of {prefix.stem} does not lead to {mine}"
         assert len(prefix.stream.mask) == len(prompt.input_ids), "a prefix of another batch"
-        assert self._on_layer is None, "an observer would miss the layers of the prefix"
 
     def _walk(self, walk: Walk, until: int, *, asks: bool = False) -> None:
         """On to decoder layer `until`, the drop before it not made; `asks` for the last text query of the layer before
@@ -266,8 +236,7 @@ class ScheduledRunner:
                 walk.places.append(places_of(walk.stream.positions))
                 rotary, attend = self._geometry(walk.stream)
             asked = (asks and i + 1 == until) or (following is not None and following.score == "text_query")
-            watched = asked or self._on_layer is not None
-            with recording(layer.self_attn) if watched else nullcontext() as seen:
+            with recording(layer.self_attn) if asked else nullcontext() as seen:
                 hidden = layer(
                     walk.stream.hidden,
                     attention_mask=attend[i in self._sliding],
@@ -278,10 +247,7 @@ class ScheduledRunner:
             walk.layer = i + 1
             walk.stream = replace(walk.stream, hidden=hidden).with_next_plane()
             # A row of its own: a view would keep the queries of all tokens.
-            walk.query = seen.queries[0][:, :, -1].clone(memory_format=torch.contiguous_format) if watched else None
-            if self._on_layer is not None:
-                index, mask = walk.stream.visual_index, walk.stream.mask
-                self._on_layer(LayerView(i, walk.cache.layers[i].keys, walk.query, index, mask, _scale(layer)))
+            walk.query = seen.queries[0][:, :, -1].clone(memory_format=torch.contiguous_format) if asked else None
 
     def _keep_beside(self, batch: PromptBatch, prefix: Prefix | None) -> VisionKept | None:
         """What the vision stage keeps; None behind a prefix where there is no such stage: the features are in it."""
@@ -317,22 +283,15 @@ class ScheduledRunner:
         embeds_BSH = self._decoder.embed_tokens(prompt.input_ids)
         features_BVH = kept.planes[0].to(embeds_BSH)
         index_BVH = prompt.visual_index.unsqueeze(-1).expand_as(features_BVH)
-        positions = prompt.positions
         return Stream(
             hidden=embeds_BSH.scatter(1, index_BVH, features_BVH),
-            positions=positions_after(self.schedule, positions, prompt.mask) if self.schedule.vision else positions,
+            positions=prompt.positions,
             mask=prompt.mask,
             visual_index=prompt.visual_index,
             saliency=kept.saliency,
             labels=kept.labels,
             planes=kept.planes[1:],
         )
-
-    def _next_position(self, prompt: PromptTensors, stream: Stream) -> torch.Tensor:
-        """Position of the first generated token, [B] or [B,4]."""
-        if self.schedule.positions == "original":
-            return prompt.next_position
-        return stream.positions[:, -1] + 1
 
     def _geometry(self, stream: Stream) -> tuple[Any, dict[bool, torch.Tensor | None]]:
         """(rotary tables, attention masks) of a layer group."""

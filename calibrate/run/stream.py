@@ -87,25 +87,16 @@ def drop_tokens(schedule: Schedule, drop: Drop, stream: Stream, scores_BV: torch
             scores_BV, stream.visual_index, stream.hidden.shape[1], keep=drop.keep, order=drop.order
         )
         hidden_BSH = stream.hidden.gather(1, kept_positions.unsqueeze(-1).expand(-1, -1, stream.hidden.shape[-1]))
-    mask_BS = stream.mask.gather(1, kept_positions)
     after = Stream(
         hidden=hidden_BSH,
-        positions=positions_after(schedule, rows_of(stream.positions, kept_positions), mask_BS),
-        mask=mask_BS,
+        positions=rows_of(stream.positions, kept_positions),
+        mask=stream.mask.gather(1, kept_positions),
         visual_index=visual_index_BR,
         saliency=None if stream.saliency is None else stream.saliency.gather(1, kept_visual_BR),
         labels=None if stream.labels is None else stream.labels.gather(1, kept_visual_BR),
         planes=tuple(_combine(plane, kept_visual_BR, assignment_BRV) for plane in stream.planes),
     )
     return after, Dropped(kept_visual=kept_visual_BR, scores=scores_BV, assignment=assignment_BRV)
-
-
-def positions_after(schedule: Schedule, kept_BS: torch.Tensor, mask_BS: torch.Tensor) -> torch.Tensor:
-    """Position ids after a drop: those that the tokens had, or renumbered where the schedule says so."""
-    if schedule.positions == "original":
-        return kept_BS
-    numbered_BS = (mask_BS.long().cumsum(1) - 1).clamp_min(0)
-    return numbered_BS if kept_BS.dim() == 2 else numbered_BS.unsqueeze(2).expand_as(kept_BS)
 
 
 def _combine(plane_BVH: torch.Tensor, kept_BR: torch.Tensor, assignment_BRV: torch.Tensor | None) -> torch.Tensor:

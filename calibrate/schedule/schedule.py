@@ -28,7 +28,6 @@ DropScore = Literal["k_norm", "text_query", "vision_saliency", "uniform", "rando
 HeadReduction = Literal["mean_key", "mean_norm"]
 Order = Literal["smallest", "largest"]
 Merge = Literal["sum", "mean"]
-Positions = Literal["original", "reindexed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,14 +101,17 @@ class Drop:
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """A whole schedule for one model. Immutable; compare and hash by value."""
+    """A whole schedule for one model. Immutable; compare and hash by value.
+
+    `positions` says that tokens keep the position ids that they had before any drop.
+    """
 
     num_layers: int
     model_id: str = ""
     config_hash: str = ""
     vision: VisionStage | None = None
     drops: tuple[Drop, ...] = ()
-    positions: Positions = "original"
+    positions: Literal["original"] = "original"
     provenance: dict[str, Any] = field(default_factory=dict, compare=False, hash=False)
     schema_version: int = SCHEMA_VERSION
 

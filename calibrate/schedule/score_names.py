@@ -1,11 +1,8 @@
 """Names of scores, as rules have them, whichever end they keep. No torch."""
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import get_args
 
-from vitcop.calibrate.schedule.choices import AT_INPUT, TELLS_NOTHING, Rule
-from vitcop.calibrate.schedule.schedule import HeadReduction
+from vitcop.calibrate.schedule.choices import AT_INPUT, Rule
 
 LARGEST, SMALLEST = "largest", "smallest"
 
@@ -30,16 +27,3 @@ def rule_of(name: str, order: str = LARGEST) -> Rule:
     if score == "vision_saliency":
         return Rule(score=score, saliency=detail or "class_attention", order=order)
     return Rule(score=score, order=order)
-
-
-def rules_before(layer: int, vision_scores: Sequence[str]) -> list[Rule]:
-    """Every rule that selects before a layer by some score, either end, and the controls last."""
-    found = [vision_rule(layer, score, order) for score in vision_scores for order in (LARGEST, SMALLEST)]
-    if layer != AT_INPUT:
-        found += [Rule(score="text_query", order=order) for order in (LARGEST, SMALLEST)]
-        found += [
-            Rule(head_reduction=reduction, order=order)
-            for reduction in get_args(HeadReduction)
-            for order in (SMALLEST, LARGEST)
-        ]
-    return found + [Rule(score=score) for score in TELLS_NOTHING]

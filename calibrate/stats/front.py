@@ -26,18 +26,6 @@ class FrontPoint:
     share: float
 
 
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the (cost, loss) points that no other point beats, by ascending cost, then index.
-
-    A point is beaten by one that has at most its cost and at most its loss, and less of one of them; so equal points
-    do not beat each other.
-    """
-    costs = np.array([cost for cost, _ in points], dtype=np.float64)
-    losses = np.array([loss for _, loss in points], dtype=np.float64)
-    kept = np.flatnonzero(_unbeaten(costs, losses[None])[0])
-    return sorted(kept.tolist(), key=lambda index: (costs[index], index))
-
-
 def front_points(
     costs: Sequence[float], losses: Sequence[Mapping[str, float]], clusters: Mapping[str, Hashable], *, seed: int = 0
 ) -> list[FrontPoint]:

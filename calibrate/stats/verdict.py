@@ -84,16 +84,6 @@ def compare(
     )
 
 
-def averaged(values: list[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of each sample over several conditions (budgets), so that averages are compared in pairs as well.
-
-    Raises InputError where the conditions do not have the same samples.
-    """
-    if any(other.keys() != values[0].keys() for other in values):
-        raise InputError("an average over conditions needs the same samples in each")
-    return {sample: sum(other[sample] for other in values) / len(values) for sample in values[0]}
-
-
 def _verdict(low: float, high: float, measure: Measure) -> Verdict:
     if low <= 0 <= high:
         return "level"

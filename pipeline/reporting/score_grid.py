@@ -69,8 +69,7 @@ def score_note(calibration: Mapping[str, Any] | None) -> str:
 def _grid(
     observation: "Observation", cell: "Callable[[Observation, Agreement], ScoreCell]", *, title: str, unit: str
 ) -> ScoreGrid:
-    from vitcop.calibrate.observe.observation import ATTENTION
-    from vitcop.calibrate.observe.table import columns_of, inside_name
+    from vitcop.calibrate.observe.observation import ATTENTION, columns_of, inside_name
 
     entries = [item for item in observation.agreements if item.dependence == ATTENTION]
     cells = {(inside_name(item), item.layer): cell(observation, item) for item in entries}

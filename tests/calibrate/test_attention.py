@@ -68,12 +68,6 @@ def test_flash_attention_does_not_meet_windows(windowed, monkeypatch):
         ScheduledRunner(model, family, Schedule(num_layers=family.num_layers))
 
 
-def test_reindexed_positions_do_not_meet_windows(windowed):
-    schedule = Schedule(num_layers=windowed.family.num_layers, positions="reindexed")
-    with pytest.raises(InputError, match="positions 'reindexed' lose the places that sliding windows"):
-        ScheduledRunner(windowed.model, windowed.family, schedule)
-
-
 def test_the_command_line_offers_what_loading_takes():
     assert options.ATTENTIONS == ATTENTIONS
 

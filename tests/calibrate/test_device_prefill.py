@@ -60,7 +60,7 @@ def test_a_value_that_is_read_would_show(tiny, batch, without_values):
         on_host.after_drop(torch.zeros((4, 3), dtype=torch.int64, device=META))
 
 
-@pytest.mark.parametrize("name", ["paper", "merge sum", "reindexed"])
+@pytest.mark.parametrize("name", ["paper", "merge sum"])
 def test_forward_is_prefill(name, tiny, batch):
     runner = ScheduledRunner(tiny.model, tiny.family, SCHEDULES[name])
     found, expected = runner.forward(*inputs_of(tiny, batch, tiny.model.device)), runner.prefill(batch)

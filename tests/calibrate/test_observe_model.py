@@ -24,7 +24,7 @@ from vitcop.calibrate.run.vision_stage import VisionCache, run_vision
 from vitcop.calibrate.schedule.choices import Rule
 from vitcop.calibrate.schedule.schedule import Drop, Schedule, VisionStage
 from vitcop.calibrate.schedule.score_names import score_name, vision_rule
-from vitcop.plugins.errors import InputError, MissingError
+from vitcop.plugins.errors import MissingError
 
 ANSWERS = [np.array(tokens) for tokens in ([7, 9, 2], [11], [8, 2], [6, 12, 13])]
 
@@ -307,18 +307,3 @@ def test_parts_join_to_one_pass(tiny, mixed):
         assert one.rank.mean == pytest.approx(other.rank.mean, abs=0.01)
     backwards = observe(tiny.model, tiny.family, VisionCache(), parts[::-1], check_share=0.5)
     assert json.dumps(asdict(backwards)) == json.dumps(asdict(cut))
-
-
-def test_what_is_in_the_store_is_not_observed_again(tiny, mixed, tmp_path, monkeypatch):
-    judge, store = evaluator(tiny), Store(tmp_path)
-    parts = [judge.part(mixed[:5]), judge.part(mixed[5:])]
-    first = observe(tiny.model, tiny.family, judge.vision, parts[:1], store=store, base="a")
-    assert len(list(tmp_path.iterdir())) == 1
-    whole = observe(tiny.model, tiny.family, judge.vision, parts, store=store, base="a")
-    assert whole.num > first.num
-    next(tmp_path.iterdir()).write_text("[1]")
-    assert observe(tiny.model, tiny.family, judge.vision, parts, store=store, base="a") == whole
-    monkeypatch.setattr(observing, "observe_part", lambda *_, **__: pytest.fail("observed again"))
-    assert observe(tiny.model, tiny.family, judge.vision, parts, store=store, base="a") == whole
-    with pytest.raises(InputError, match="check_share must be in"):
-        observe(tiny.model, tiny.family, judge.vision, parts, check_share=1.5)

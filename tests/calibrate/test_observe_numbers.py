@@ -12,9 +12,8 @@ from vitcop.calibrate.core.strict_json import plain, read
 from vitcop.calibrate.observe.key_norms import QUANTILES, norm_rows, summary
 from vitcop.calibrate.observe.observation import Observation
 from vitcop.calibrate.observe.pieces import Observed
-from vitcop.calibrate.observe.table import observation_table
 from vitcop.calibrate.schedule.choices import Rule
-from vitcop.calibrate.schedule.score_names import rule_of, rules_before, score_name, vision_rule
+from vitcop.calibrate.schedule.score_names import rule_of, score_name, vision_rule
 from vitcop.calibrate.stats.cluster_interval import Interval
 from vitcop.calibrate.stats.ranks import average_ranks, first_places, held_share, spearman
 from vitcop.plugins.errors import InputError
@@ -181,26 +180,10 @@ def test_files_round_trip():
 
 
 def test_names_do_not_tell_the_order():
-    for layer in (0, 3):
-        rules = rules_before(layer, ("class_attention", "key_norm"))
-        assert len(set(rules)) == len(rules)
-        names = [score_name(rule) for rule in rules]
-        assert names[-2:] == ["uniform", "random"] and all(names.count(name) == 2 for name in names[:-2])
-        assert [rule_of(name, rule.order) for name, rule in zip(names, rules, strict=True)] == rules
+    rules = [vision_rule(2, "key_norm"), Rule(score="text_query"), Rule(), Rule(head_reduction="mean_norm")]
+    for rule in (*rules, Rule(score="uniform"), Rule(score="random")):
+        for order in ("largest", "smallest"):
+            assert rule_of(score_name(rule), order) == replace(rule, order=order)
     assert score_name(Rule(op="merge", merge="mean", head_reduction="mean_norm")) == "k_norm/mean_norm"
     assert score_name(vision_rule(0, "key_norm")) == "key_norm"
     assert score_name(vision_rule(2, "key_norm", "smallest")) == "vision_saliency/key_norm"
-
-
-def test_table():
-    text = observation_table(Observation.of([piece(0, 24)]))
-    lines = text.splitlines()
-    assert "24 samples (of 24, about 12 pictures)" in lines[0]
-    rows = [line for line in lines if line.startswith("| 1 |")]
-    assert "**-0.40** ± 0.0" in rows[0] and "+1.10 ±" in rows[0]
-    assert "**40** / 10" in rows[1] and "5 / **30**" in rows[1]
-    assert {line.count("|") for line in lines if line.startswith("|")} == {7, 6}
-    by_gradient = observation_table(Observation.of([piece(0, 24)]), "gradient")
-    assert "12 samples (of 24" in by_gradient and "**+0.50** ± 0.00" in by_gradient
-    assert "text_query" not in by_gradient
-    assert observation_table(Observation.of([])) == "Nothing was observed.\n"

@@ -8,20 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
 from test_scheduled_runner import CLUSTERS, SCHEDULES, schedule
 
 from vitcop.calibrate.core.store import Store
-from vitcop.calibrate.evaluate.evaluation import Evaluator, prefix_cache
+from vitcop.calibrate.evaluate.evaluation import Evaluator
 from vitcop.calibrate.evaluate.settings import CalibrationSettings
 from vitcop.calibrate.models.checkpoint import Checkpoint
 from vitcop.calibrate.models.loading import load_model
 from vitcop.calibrate.run.generation import continue_forced
 from vitcop.calibrate.run.prefix import stem
 from vitcop.calibrate.run.prefix_cache import PrefixCache
-from vitcop.calibrate.run.prefix_files import PrefixFiles
 from vitcop.calibrate.run.scheduled import ScheduledRunner
-from vitcop.calibrate.run.vision_stage import VisionCache
 from vitcop.calibrate.schedule.schedule import Clusters, Drop, Schedule, VisionStage
 from vitcop.plugins.errors import InputError
 
@@ -154,21 +151,17 @@ def test_in_steps_or_in_one_pass(tiny, batch, prefixes):
     [
         schedule(Drop(layer=1, keep=(1, 2))),
         schedule(Drop(layer=3, keep=(1, 2)), vision=VisionStage(keep=(3, 4))),
-        schedule(Drop(layer=3, keep=(1, 2)), vision=VisionStage(keep=(1, 1)), positions="reindexed"),
     ],
-    ids=["a drop within", "a vision stage that drops", "renumbered"],
+    ids=["a drop within", "a vision stage that drops"],
 )
 def test_what_a_prefix_cannot_serve_is_refused(case, tiny, batch, prefixes):
     with pytest.raises(AssertionError, match="does not lead to"):
         ScheduledRunner(tiny.model, tiny.family, case).prefill(batch, prefixes[2])
 
 
-def test_other_batches_and_observers_are_refused(tiny, batch, singles, prefixes):
+def test_other_batches_are_refused(tiny, batch, singles, prefixes):
     with pytest.raises(AssertionError, match="another batch"):
         ScheduledRunner(tiny.model, tiny.family, ALONE["k_norm-"]).prefill(singles[0], prefixes[2])
-    watched = ScheduledRunner(tiny.model, tiny.family, ALONE["k_norm-"], on_layer=lambda view: None)
-    with pytest.raises(AssertionError, match="observer"):
-        watched.prefill(batch, prefixes[2])
 
 
 # -- families ---------------------------------------------------------------------------------------------------------
@@ -306,92 +299,6 @@ def test_newer_pruned_stems_take_the_room_of_older_ones(tiny, batch, ran):
     assert trunk < tight.num_bytes <= tight.limit_bytes
 
 
-# -- files ------------------------------------------------------------------------------------------------------------
-
-
-def filed(tiny, folder, limit=1 << 20, base="a", **settings):
-    files = PrefixFiles(folder, limit, base=base, num_layers=4)
-    return cache_of(tiny, files=files, vision=VisionCache(), **settings)
-
-
-LAST = ALONE["k_norm+"]
-
-
-def brighter(batch):
-    return {**batch.model_inputs, "pixel_values": batch.model_inputs["pixel_values"] + 0.1}
-
-
-def names_in(file):
-    with safe_open(file, "np") as tensors:
-        return tuple(sorted(tensors.keys()))
-
-
-def test_another_process_reads_the_files(tiny, batch, tmp_path, ran):
-    filed(tiny, tmp_path).before(LAST, batch)
-    files = sorted((tmp_path / "prefixes").iterdir())
-    assert len(files) == 3 and all(file.suffix == ".safetensors" for file in files)
-    contents = [file.read_bytes() for file in files]
-    ran.taken()
-    for limit in (1 << 20, 0):
-        found = filed(tiny, tmp_path, limit_bytes=limit).before(LAST, batch)
-        assert ran.taken() == [] and found.layer == 3
-        runner = ScheduledRunner(tiny.model, tiny.family, LAST)
-        assert_same_bits(bits(runner, batch, found), bits(runner, batch))
-        ran.taken()
-    assert [file.read_bytes() for file in files] == contents
-    filed(tiny, tmp_path).before(LAST, replace(batch, model_inputs=brighter(batch)))
-    assert ran.taken() == [0, 1, 2]
-    filed(tiny, tmp_path, base="other weights").before(LAST, batch)
-    assert ran.taken() == [0, 1, 2] and len(list((tmp_path / "prefixes").iterdir())) == 9
-
-
-def test_files_of_other_threads_are_not_taken(tiny, batch, tmp_path, ran, monkeypatch):
-    """With other threads a sum may come out in another order, so in other bits."""
-    settings = CalibrationSettings(prefix_disk_bytes=1 << 20)
-    for threads, layers in ((1, [0, 1, 2]), (1, []), (3, [0, 1, 2])):
-        monkeypatch.setattr(
-            "vitcop.calibrate.evaluate.evaluation.torch.get_num_threads", lambda threads=threads: threads
-        )
-        prefix_cache(tiny.model, tiny.family, settings, Store(tmp_path), base=["b"]).before(LAST, batch)
-        assert ran.taken() == layers
-
-
-@pytest.mark.parametrize("damage", ["half", "empty", "noise", "another layer", "another batch", "folder"])
-def test_a_broken_or_foreign_file_is_replaced(damage, tiny, batch, tmp_path, ran):
-    filed(tiny, tmp_path).before(LAST, batch)
-    good = {file: file.read_bytes() for file in sorted((tmp_path / "prefixes").iterdir())}
-    filed(tiny, tmp_path / "other").before(LAST, replace(batch, model_inputs=brighter(batch)))
-    foreign = {names_in(file): file.read_bytes() for file in (tmp_path / "other" / "prefixes").iterdir()}
-    for file, content in good.items():
-        made = {"half": content[: len(content) // 2], "empty": b"", "noise": b"{" * 400}
-        made["another layer"] = next(each for name, each in good.items() if name != file)
-        made["another batch"] = foreign[names_in(file)]
-        if damage != "folder":
-            file.write_bytes(made[damage])
-    if damage == "folder":
-        for file in good:
-            file.unlink()
-        (tmp_path / "prefixes").rmdir()
-    ran.taken()
-    found = filed(tiny, tmp_path).before(LAST, batch)
-    assert ran.taken() == [0, 1, 2] and found.layer == 3
-    assert {file: file.read_bytes() for file in good} == good
-    assert not [file for file in (tmp_path / "prefixes").iterdir() if file.name.startswith(".")]
-
-
-def test_the_disk_limit(tiny, batch, tmp_path, ran):
-    filed(tiny, tmp_path / "all").before(LAST, batch)
-    sizes = {file.name: file.stat().st_size for file in (tmp_path / "all" / "prefixes").iterdir()}
-    limit = sum(sizes.values()) - 1
-    cache = filed(tiny, tmp_path / "some", limit=limit, limit_bytes=0)
-    cache.before(LAST, batch)
-    kept = {file.name: file.stat().st_size for file in (tmp_path / "some" / "prefixes").iterdir()}
-    assert len(kept) == 2 and kept.items() <= sizes.items() and sum(kept.values()) <= limit
-    ran.taken()
-    cache.before(LAST, batch)
-    assert ran.taken() == [2], "what did not fit is computed anew"
-
-
 # -- the evaluator ----------------------------------------------------------------------------------------------------
 
 
@@ -408,23 +315,21 @@ def evaluator_of(tiny, store=None, **settings):
     )
 
 
-def test_the_evaluator_measures_the_same(tiny, samples, tmp_path, ran):
+def test_the_evaluator_measures_the_same(tiny, samples, ran):
     whole = evaluator_of(tiny, prefix_memory_bytes=0)
     assert whole.prefixes is None
     part = whole.part(samples)
     cases = {**ALONE, **SCHEDULES}
     expected = {name: whole.measure(case, part, answers=True) for name, case in cases.items()}
     long_way = len(ran.taken())
-    for settings in ({}, {"prefix_disk_bytes": 1 << 22}, {"prefix_disk_bytes": 1 << 22, "prefix_memory_bytes": 0}):
-        evaluator = evaluator_of(tiny, tmp_path / "-".join(settings) if settings else None, **settings)
-        part = evaluator.part(samples)
-        ran.taken()
-        assert {name: evaluator.measure(case, part, answers=True) for name, case in cases.items()} == expected
-        assert len(ran.taken()) < long_way
+    evaluator = evaluator_of(tiny)
+    part = evaluator.part(samples)
+    ran.taken()
+    assert {name: evaluator.measure(case, part, answers=True) for name, case in cases.items()} == expected
+    assert len(ran.taken()) < long_way
     assert all(any(value > 0 for value in losses.kl) for losses in expected.values())
 
 
 def test_sizes_are_checked():
-    for name in ("prefix_memory_bytes", "prefix_disk_bytes"):
-        with pytest.raises(InputError, match=f"{name} must be at least 0"):
-            CalibrationSettings(**{name: -1})
+    with pytest.raises(InputError, match="prefix_memory_bytes must be at least 0"):
+        CalibrationSettings(prefix_memory_bytes=-1)

@@ -48,7 +48,7 @@ def change(path, value):
         (["num_layers"], 0, "num_layers"),
         (["num_layers"], ..., "missing key 'num_layers'"),
         (["colour"], 1, "unknown key 'colour'"),
-        (["positions"], "new", "original, reindexed"),
+        (["positions"], "reindexed", "'reindexed' is not one of original"),
         (["vision", "keep"], [3, 2], "3/2 must be above 0"),
         (["vision", "keep"], [1.0, 2], "vision.keep[0]: expected an integer"),
         (["vision", "score"], "k_norm", "key_diversity, uniform, random"),

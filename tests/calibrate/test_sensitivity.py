@@ -1,9 +1,8 @@
 """The sensitivity table: who is cut and who never is, joining, its file, and the grid."""
 
 import itertools
-import json
 import math
-from dataclasses import fields, replace
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -15,15 +14,12 @@ from vitcop.calibrate.evaluate.evaluation import Evaluator, Losses
 from vitcop.calibrate.evaluate.grid import candidate_layers, cells, keep_counts
 from vitcop.calibrate.evaluate.sensitivity import (
     LEAST_IMAGES,
-    Row,
-    SensitivityTable,
     measure_cell,
     still_open,
 )
 from vitcop.calibrate.evaluate.settings import CalibrationSettings
 from vitcop.calibrate.schedule.choices import AT_INPUT, Choice, Rule, schedule_of
 from vitcop.calibrate.schedule.presets import paper_layers
-from vitcop.plugins.errors import InputError
 
 RULES = (
     Rule(order="smallest"),
@@ -210,84 +206,6 @@ def test_cells_do_not_mix(evaluator, parts):
 # -- tables -----------------------------------------------------------------------------------------------------------
 
 RUN = {"model": "abc", "samples": ["x", 3], "seed": 0}
-
-
-def row_of(layer, keep, rule, kl=(0.25, 1 / 3, 1e-7), survived=True):
-    losses = losses_of([f"s{i}" for i in range(len(kl))], kl, exact=(None, True, False)[: len(kl)])
-    return Row(choice=Choice(layer=layer, keep=keep, rule=rule), losses=losses, survived=survived)
-
-
-ROWS = [
-    row_of(layer, keep, rule, survived=rule.score != "random")
-    for layer in (0, 2, 11)
-    for keep in (9, 10, 120)
-    for rule in (RULES[3], RULES[6])
-]
-
-
-def test_joined_is_associative_and_idempotent():
-    a, b, c = (SensitivityTable.of(RUN, rows) for rows in (ROWS[:7], ROWS[5:11], ROWS[9:]))
-    whole = SensitivityTable.of(RUN, ROWS)
-    join = SensitivityTable.joined
-    assert join([a, b, c]) == join([c, a, b]) == join([join([a, b]), c]) == join([a, join([c, b])]) == whole
-    assert join([whole, whole, a]) == join([whole]) == whole
-    assert join([a, b, c]).to_json() == whole.to_json()
-    order = [(row.choice.layer, row.choice.keep) for row in whole.rows]
-    assert order[:4] == [(0, 120), (0, 120), (0, 10), (0, 10)] and order[-1] == (11, 9)
-    empty = SensitivityTable.of(RUN, [])
-    assert join([empty, a]) == a
-
-
-def test_tables_of_different_runs_are_refused():
-    a = SensitivityTable.of(RUN, ROWS[:3])
-    for other, name in (({**RUN, "seed": 1}, "seed"), ({**RUN, "extra": None}, "extra"), ({"model": "x"}, "model, sa")):
-        with pytest.raises(InputError, match=f"shard 2: the tables are of different runs, they differ in {name}"):
-            SensitivityTable.joined([a, SensitivityTable.of(other, ROWS[3:])], source="shard 2")
-    changed = replace(ROWS[0], losses=replace(ROWS[0].losses, kl=(0.25, 1 / 3, 2e-7)))
-    with pytest.raises(InputError, match=r"two different measurements of @0 9 text_query\+"):
-        SensitivityTable.joined([a, SensitivityTable.of(RUN, [changed])])
-
-
-def test_looking_up():
-    table = SensitivityTable.of(RUN, ROWS)
-    choice = ROWS[4].choice
-    assert table.row(choice) == ROWS[4] and table.estimate(choice).mean == pytest.approx(np.mean([0.25, 1 / 3, 1e-7]))
-    assert table.estimate(choice).num == 3 and table.estimate(replace(choice, keep=5)) is None
-    assert len(table.survivors()) == len(ROWS) // 2
-
-
-def test_the_file():
-    rows = [*ROWS, row_of(3, 4, RULES[0], kl=(math.inf, 0.5), survived=False)]
-    table = SensitivityTable.of({**RUN, "budgets": (1, 2)}, rows)
-    text = table.to_json()
-    found = SensitivityTable.from_json(text)
-    assert found == table and found.to_json() == text and found.row(rows[-1].choice).losses.kl == (math.inf, 0.5)
-    assert "Infinity" not in text and "NaN" not in text
-    assert SensitivityTable.joined([found, table]) == table
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda data: data["rows"][0].pop("losses"),
-        lambda data: data["rows"][0]["losses"]["kl"].pop(),
-        lambda data: data["rows"][0]["choice"]["rule"].update(strength=3),
-        lambda data: data["rows"][0]["choice"].update(keep="4"),
-        lambda data: data["rows"][0]["choice"].update(layer=-1),
-        lambda data: data["rows"][0].update(survived=1),
-        lambda data: data.update(rows={"a": 1}),
-        lambda data: data.update(run=[]),
-        lambda data: data.update(schema_version=99),
-    ],
-)
-def test_a_file_that_is_none(change):
-    data = json.loads(SensitivityTable.of(RUN, ROWS).to_json())
-    change(data)
-    with pytest.raises(InputError, match=r"^t\.json: "):
-        SensitivityTable.from_json(json.dumps(data), source="t.json")
-    for text in ("", "[]", "{", "[" * 100_000):
-        with pytest.raises(InputError, match=r"^t\.json: not a sensitivity table"):
-            SensitivityTable.from_json(text, source="t.json")
 
 
 # -- the grid ---------------------------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ def job_of(tiny, parts, folder=None, **changes):
 
 def schedules():
     drops = [preset(name, 4, 16) for name in ("none", "paper-1/3", "paper-2/9", "paper-1/9")]
-    return [*drops, *(replace(drop, positions="reindexed") for drop in drops[1:])]
+    return [*drops, *(replace(drop, vision=None, drops=drop.drops[1:]) for drop in drops[1:])]
 
 
 def units_of(job):

@@ -4,16 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_samples import write_samples
-from PIL import Image
 
-from vitcop.calibrate.data.image_clusters import clusters_by_id, image_clusters
-from vitcop.calibrate.data.samples import Sample, load_samples
-from vitcop.calibrate.evaluate.evaluation import Losses
-from vitcop.calibrate.evaluate.losses import Estimate
-from vitcop.calibrate.stats.front import front_points, pareto_front
+from vitcop.calibrate.stats.front import front_points
 from vitcop.calibrate.stats.subset_limits import SubsetLimit, violations
-from vitcop.calibrate.stats.verdict import averaged, compare
+from vitcop.calibrate.stats.verdict import compare
 from vitcop.plugins.errors import InputError
 
 NUM_IMAGES, EACH = 60, 4
@@ -86,66 +80,22 @@ def test_what_cannot_be_compared():
         compare("x", {}, {}, CLUSTERS, measure="score")
     with pytest.raises(InputError, match="not finite"):
         compare("x", reference | {"0-0": float("inf")}, reference, CLUSTERS, measure="kl")
-    with pytest.raises(InputError, match="same samples"):
-        averaged([reference, {"0-0": 1.0}])
-
-
-def test_averages_are_taken_sample_by_sample():
-    assert averaged([{"a": 1.0, "b": 2.0}, {"b": 4.0, "a": 0.0}]) == {"a": 0.5, "b": 3.0}
-
-
-# -- clusters ---------------------------------------------------------------------------------------------------------
-
-
-def test_samples_that_share_a_picture_are_one_cluster(tmp_path):
-    file = write_samples(tmp_path, 3, seed=0)
-    lines = file.read_text().splitlines()
-    Image.new("RGB", (9, 9)).save(tmp_path / "other.png")
-    (tmp_path / "copy.png").write_bytes((tmp_path / "s0.png").read_bytes())
-    more = [
-        '{"id": "copy", "images": ["copy.png"], "prompt": "what ?"}',
-        '{"id": "text", "images": [], "prompt": "what ?"}',
-        '{"id": "text2", "images": [], "prompt": "where ?"}',
-        '{"id": "alone", "images": ["other.png"], "prompt": "what ?"}',
-        '{"id": "bridge", "images": ["s2.png", "s1.png"], "prompt": "<image> <image> same ?"}',
-    ]
-    file.write_text("\n".join([*lines, *more]))
-    loaded = load_samples(file)
-    assert image_clusters(loaded) == [0, 1, 1, 0, 2, 3, 4, 1]
-    assert clusters_by_id(loaded)["bridge"] == clusters_by_id(loaded)["s1"] == 1
-    bare = [Sample(id=sample.id, images=sample.images, messages=()) for sample in loaded]
-    assert image_clusters(bare) == [0, 1, 1, 2, 3, 4, 5, 1], "by path where nothing was read"
-
-
-def test_standard_errors_by_clusters():
-    losses = Losses(
-        ids=("a", "b", "c", "d"),
-        kl=(1.0, 1.0, 3.0, 3.0),
-        top1=(1.0,) * 4,
-        exact=(True, None, False, None),
-        score=(None,) * 4,
-    )
-    clusters = {"a": 0, "b": 0, "c": 1, "d": 1}
-    assert losses.estimates(clusters)["kl"] == Estimate(2.0, 1.0, 4)
-    assert losses.estimates()["kl"].error < 0.6
-    assert losses.estimates(clusters)["exact"] == Estimate(0.5, 0.5, 2)
-    assert losses.estimates(clusters)["score"] is None
-    assert Losses.from_json(losses.to_json()) == losses and Losses.from_json({"ids": []}) is None
 
 
 # -- fronts -----------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(points=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=12))
 def test_front_against_trying_all_pairs(points):
     def beats(one, other):
         return one != other and one[0] <= other[0] and one[1] <= other[1]
 
-    expected = {i for i, point in enumerate(points) if not any(beats(other, point) for other in points)}
-    found = pareto_front([(float(cost), float(loss)) for cost, loss in points])
-    assert set(found) == expected and len(found) == len(expected)
-    assert [points[i][0] for i in found] == sorted(points[i][0] for i in found)
+    expected = [not any(beats(other, point) for other in points) for point in points]
+    costs, losses = [float(cost) for cost, _ in points], [{"a": float(loss)} for _, loss in points]
+    found = front_points(costs, losses, {"a": "image"})
+    assert [point.on_front for point in found] == expected
+    assert [point.share for point in found] == list(map(float, expected)), "one sample has one resample"
 
 
 def test_front_with_intervals():

@@ -146,7 +146,6 @@ def test_a_sequence_names_the_passes_that_already_ran(captured):
             Schedule(num_layers=2, model_id="other", config_hash="0" * 64),
             "the schedule is for model 'other' .config 000000000000., .*: calibrate",
         ),
-        (Schedule(num_layers=2, positions="reindexed"), "positions 'reindexed' exist for comparison in PyTorch only"),
     ],
 )
 def test_schedules_that_cannot_be_exported(two_layers, tmp_path, schedule, message):

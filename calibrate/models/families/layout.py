@@ -3,7 +3,7 @@
 Plain NumPy on the host; a graph is given these tables as inputs, so that it holds for images of any size.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -34,22 +34,6 @@ class TokenLayout:
     def arrays(self) -> dict[str, np.ndarray]:
         """All tables by the names of their graph inputs."""
         return {PATCHES: self.patches, GRID: self.grid, GROUP: self.group} | self.tables
-
-
-def join_layouts(layouts: Sequence[TokenLayout]) -> TokenLayout | None:
-    """The tokens of one layout after those of the other; None of none. Groups are counted on."""
-    if not layouts:
-        return None
-    groups, first = [], 0
-    for each in layouts:
-        groups.append(each.group + first)
-        first = int(groups[-1].max()) + 1
-    return TokenLayout(
-        patches=np.concatenate([each.patches for each in layouts]),
-        grid=np.concatenate([each.grid for each in layouts]),
-        group=np.concatenate(groups),
-        tables={name: np.concatenate([each.tables[name] for each in layouts]) for name in layouts[0].tables},
-    )
 
 
 def grid_places(rows: int, columns: int) -> np.ndarray:

@@ -1,10 +1,9 @@
-"""An observation as text, for documents and terminals. No torch."""
+"""An observation as text, for documents and terminals."""
 
 from collections.abc import Callable, Sequence
 
-from vitcop.calibrate.observe.observation import ATTENTION, GRADIENT, Agreement, Observation
-from vitcop.calibrate.schedule.choices import AT_INPUT, TELLS_NOTHING
-from vitcop.calibrate.schedule.score_names import LARGEST, SMALLEST, rule_of, score_name, vision_rule
+from vitcop.calibrate.observe.observation import ATTENTION, GRADIENT, Agreement, Observation, columns_of, inside_name
+from vitcop.calibrate.schedule.score_names import LARGEST, SMALLEST, rule_of
 from vitcop.calibrate.stats.cluster_interval import Interval
 
 LEGEND = (
@@ -44,19 +43,6 @@ def observation_table(observation: Observation, dependence: str = ATTENTION) -> 
 
     parts = (what, LEGEND[0], _table(entries, names, ranks, checks), LEGEND[1], _table(entries, names, shares, {}))
     return "\n\n".join(parts) + "\n"
-
-
-def columns_of(entries: Sequence[Agreement]) -> list[str]:
-    """Names of the scores, as rules inside the model have them; controls last."""
-    names = dict.fromkeys(inside_name(item) for item in entries)
-    return [name for name in names if name not in TELLS_NOTHING] + [name for name in TELLS_NOTHING if name in names]
-
-
-def inside_name(item: Agreement) -> str:
-    """The name of a score; a vision score at LLM input has the one by which it is carried along later."""
-    if item.layer != AT_INPUT or item.score in TELLS_NOTHING:
-        return item.score
-    return score_name(vision_rule(AT_INPUT + 1, item.score))
 
 
 def _table(entries: Sequence[Agreement], names: Sequence[str], cell: Cell, checks: dict[int, str]) -> str:
