@@ -25,7 +25,8 @@ import exhaustive
 import quality_tables
 from quality_methods import METHODS, OURS, PAPER, measure, methods_at
 
-from vitcop.calibrate.core.store import Store, key_of
+from vitcop.calibrate.core.digests import key_of
+from vitcop.calibrate.core.store import Store
 from vitcop.calibrate.data.image_clusters import clusters_by_id
 from vitcop.calibrate.data.samples import Sample, load_samples, samples_digest
 from vitcop.calibrate.evaluate.evaluation import Evaluator, Losses, Part

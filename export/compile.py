@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx_ir as ir
 import torch
 
+from vitcop.calibrate.core.digests import hash_in_background
 from vitcop.calibrate.core.progress import NoProgress, Progress
 from vitcop.calibrate.models.checkpoint import Checkpoint
 from vitcop.calibrate.models.families import family_of
@@ -15,7 +16,6 @@ from vitcop.calibrate.models.schedule_check import check_schedule
 from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.export.bundle import architecture_of, copy_processor_files, write_bundle, writing_bundle
 from vitcop.export.bundle.counts import least_visual_count, whole_counts
-from vitcop.export.bundle.hashing import hash_in_background
 from vitcop.export.capture import TokenGraph, capture_decode, capture_prefill, capture_vision, example_tables
 from vitcop.export.capture.captures import Captures
 from vitcop.export.capture.graphs import EXAMPLE_VISUAL

@@ -36,10 +36,10 @@ class Vitcop(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return import_module(f"vitcop.pipeline.commands.{cmd_name}").command if cmd_name in COMMANDS else None
 
-    def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
+    def main(self, *args: Any, standalone_mode: bool = True, ends_process: bool = False, **kwargs: Any) -> Any:
         if not standalone_mode:
             return super().main(*args, standalone_mode=False, **kwargs)
-        interrupts = _Interrupts()
+        interrupts = _Interrupts(ends_process)
         try:
             with interrupts.heeded():
                 status = super().main(*args, standalone_mode=False, **kwargs)
@@ -67,9 +67,14 @@ class _Interrupts:
 
     `came` remembers one: where a KeyboardInterrupt passes through C++ code, as in torch's tracer, it comes out as some
     other error.
+
+    Args:
+        ends_process: whether the process ends with the command. Then both are ignored once it is over: the status is
+            decided, and would be lost to a signal that comes while the interpreter ends.
     """
 
-    came = False
+    def __init__(self, ends_process: bool) -> None:
+        self.came, self._ends_process = False, ends_process
 
     def _interrupt(self, number: int, frame: Any) -> None:
         self.came = True
@@ -89,7 +94,8 @@ class _Interrupts:
             yield
         finally:
             for number, handler in before.items():
-                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+                after = signal.SIG_IGN if self._ends_process else handler
+                signal.signal(number, after if after is not None else signal.SIG_DFL)
 
 
 _debugging = False
@@ -146,7 +152,7 @@ def main() -> None:
     if "--debug" not in sys.argv and not sys.warnoptions:
         # Warnings of libraries are for those who write code; `python -W` and --debug bring them back.
         warnings.simplefilter("ignore")
-    cli(prog_name="vitcop")
+    cli.main(prog_name="vitcop", ends_process=True)
 
 
 if __name__ == "__main__":

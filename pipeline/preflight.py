@@ -4,7 +4,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vitcop.calibrate.core.digests import Digests, digest_of
+from vitcop.calibrate.core.digests import known_digests, known_sha256, sha256_of_json
+from vitcop.calibrate.core.progress import Progress
+from vitcop.pipeline.console import Console
 from vitcop.pipeline.recipe import Recipe
 from vitcop.pipeline.recipe_values import PRESETS
 from vitcop.plugins.errors import InputError
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from vitcop.calibrate.models.checkpoint import Checkpoint
     from vitcop.calibrate.models.families import Family
     from vitcop.calibrate.schedule.schedule import Schedule
+    from vitcop.export.bundle import Bundle
+    from vitcop.export.bundle.reader import CheckWeights
 
 SPLITS = ("calibration", "selection", "evaluation")
 
@@ -41,7 +45,7 @@ class Checked:
     baseline_digest: str | None = None
 
 
-def check_recipe(recipe: Recipe, digests: Digests) -> Checked:
+def check_recipe(recipe: Recipe, progress: Progress | None = None) -> Checked:
     """Open model folder, target and every sample of every split. Raises InputError for the first thing wrong."""
     from vitcop.calibrate.data.samples import load_samples, samples_digest
     from vitcop.calibrate.models.checkpoint import Checkpoint
@@ -71,15 +75,16 @@ def check_recipe(recipe: Recipe, digests: Digests) -> Checked:
     if cost is not None:
         CostTable.load(cost).check_model(checkpoint.config_hash)
     model_files = sorted(path for path in checkpoint.path.iterdir() if path.is_file() and not path.name.startswith("."))
+    names = [path.name for path in model_files]
     return Checked(
         checkpoint=checkpoint,
         digests={name: samples_digest(samples) for name, samples in splits.items()},
         num_samples={name: len(samples) for name, samples in splits.items()},
         weight_bytes=sum((checkpoint.path / shard).stat().st_size for shard in checkpoint.shards),
-        model_digest=digest_of({path.name: digests.file(path) for path in model_files}),
-        schedule_digest=digests.file(source) if isinstance(source, Path) else None,
-        cost_digest=digests.file(cost) if cost is not None else None,
-        baseline_digest=digests.file(baseline) if baseline is not None else None,
+        model_digest=sha256_of_json(dict(zip(names, known_digests(model_files, progress), strict=True))),
+        schedule_digest=known_sha256(source) if isinstance(source, Path) else None,
+        cost_digest=known_sha256(cost) if cost is not None else None,
+        baseline_digest=known_sha256(baseline) if baseline is not None else None,
     )
 
 
@@ -122,6 +127,14 @@ def model_shape(checkpoint: "Checkpoint") -> tuple[int, int]:
     """(decoder layers, visual tokens of one image of the encoder's own size), read from the config alone."""
     family = family_in(checkpoint.path)
     return family.num_layers, family.num_visual
+
+
+def open_bundle(path: str | Path, console: Console, check_weights: "CheckWeights" = "known") -> "Bundle":
+    """`Bundle.open`; the first time that a machine sees the weights it reads them, with progress."""
+    from vitcop.export.bundle import Bundle
+
+    with console.progress() as progress:
+        return Bundle.open(Path(path), check_weights=check_weights, progress=progress)
 
 
 def family_in(folder: Path) -> "Family":

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vitcop.calibrate.core.digests import digest_of
+from vitcop.calibrate.core.digests import sha256_of_json
 from vitcop.calibrate.core.partial import write_text
 from vitcop.calibrate.core.strict_json import parse, read_text
 from vitcop.pipeline.console import dump_json
@@ -34,7 +34,7 @@ class Ingredients:
     @property
     def key(self) -> str:
         """The stage's key: equal keys, equal outputs."""
-        return digest_of(self.as_dict())
+        return sha256_of_json(self.as_dict())
 
 
 @dataclass(frozen=True, kw_only=True)

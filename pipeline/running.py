@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitcop.calibrate.core.digests import Digests
+from vitcop.calibrate.core.digests import known_path_digest
 from vitcop.calibrate.core.partial import discard, partial_path, publish
 from vitcop.pipeline.console import Console
 from vitcop.pipeline.preflight import Checked, check_recipe
@@ -67,10 +67,10 @@ def run(
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     workspace = Workspace(out)
     workspace.check()
-    digests = Digests(workspace.private / "digests.json")
-    checked = check_recipe(recipe, digests)
+    with console.progress() as progress:
+        checked = check_recipe(recipe, progress)
     if dry_run:
-        return RunResult(out=workspace.out, steps=tuple(_plan(recipe, checked, workspace, digests, stages)))
+        return RunResult(out=workspace.out, steps=tuple(_plan(recipe, checked, workspace, stages)))
     copies = int(recipe.export.copy_weights) + int(recipe.build.target != "onnxruntime")
     workspace.check_space(copies * checked.weight_bytes)
     with workspace.locked() as leftovers:
@@ -78,14 +78,11 @@ def run(
             console.note(f"removed what an interrupted run left: {', '.join(leftovers)}")
         steps = []
         for stage in stages:
-            steps.append(_advance(stage, recipe, checked, workspace, digests, stages, console))
-            digests.save()
+            steps.append(_advance(stage, recipe, checked, workspace, stages, console))
         return RunResult(out=workspace.out, steps=tuple(steps), passed=read_verdict(workspace.out / "verify.json"))
 
 
-def _plan(
-    recipe: Recipe, checked: Checked, workspace: Workspace, digests: Digests, stages: tuple[Stage, ...]
-) -> list[Step]:
+def _plan(recipe: Recipe, checked: Checked, workspace: Workspace, stages: tuple[Stage, ...]) -> list[Step]:
     """What `run` would do. What follows a stage that runs is said to run too: its inputs may change."""
     steps, remade = [], {}
     for stage in stages:
@@ -96,7 +93,7 @@ def _plan(
         if fresh is not None:
             reason: str | None = f"{fresh} is made again by {remade[fresh]}"
         else:
-            reason = _why(stage, recipe, checked, workspace, digests, stages)
+            reason = _why(stage, recipe, checked, workspace, stages)
         if reason is not None:
             remade |= {output.path: stage.name for output in stage.outputs}
         steps.append(Step(stage=stage.name, action="run" if reason else "reuse", reason=reason or "nothing changed"))
@@ -108,7 +105,6 @@ def _advance(
     recipe: Recipe,
     checked: Checked,
     workspace: Workspace,
-    digests: Digests,
     stages: tuple[Stage, ...],
     console: Console,
 ) -> Step:
@@ -120,13 +116,13 @@ def _advance(
             discard(out / output.path)
         console.note(f"{stage.name}: left out by the recipe")
         return Step(stage=stage.name, action="skip", reason="left out by the recipe")
-    reason = _why(stage, recipe, checked, workspace, digests, stages)
+    reason = _why(stage, recipe, checked, workspace, stages)
     if reason is None:
         console.note(f"{stage.name}: reused, nothing changed")
         return Step(stage=stage.name, action="reuse", reason="nothing changed")
     console.note(f"{stage.name}: running ({reason})")
     started = time.monotonic()
-    ingredients = _ingredients(stage, recipe, checked, workspace, digests, stages)
+    ingredients = _ingredients(stage, recipe, checked, workspace, stages)
     in_place = {output.path for output in stage.outputs if output.in_place}
     made = [output for output in stage.outputs if not output.in_place]
 
@@ -146,27 +142,25 @@ def _advance(
     finally:
         for output in made:
             discard(partial_path(out / output.path))
-    outputs = {name: digest for name, digest in _outputs(stage, workspace, digests).items() if digest is not None}
+    outputs = {name: digest for name, digest in _outputs(stage, workspace).items() if digest is not None}
     Record(key=ingredients.key, ingredients=ingredients.as_dict(), outputs=outputs).save(record_path)
     seconds = time.monotonic() - started
     console.note(f"{stage.name}: done in {seconds:.1f} s")
     return Step(stage=stage.name, action="run", reason=reason, seconds=round(seconds, 3))
 
 
-def _why(
-    stage: Stage, recipe: Recipe, checked: Checked, workspace: Workspace, digests: Digests, stages: tuple[Stage, ...]
-) -> str | None:
+def _why(stage: Stage, recipe: Recipe, checked: Checked, workspace: Workspace, stages: tuple[Stage, ...]) -> str | None:
     record = Record.load(_record_path(workspace, stage))
-    ingredients = _ingredients(stage, recipe, checked, workspace, digests, stages)
-    return why_stale(record, ingredients, _outputs(stage, workspace, digests))
+    ingredients = _ingredients(stage, recipe, checked, workspace, stages)
+    return why_stale(record, ingredients, _outputs(stage, workspace))
 
 
 def _ingredients(
-    stage: Stage, recipe: Recipe, checked: Checked, workspace: Workspace, digests: Digests, stages: tuple[Stage, ...]
+    stage: Stage, recipe: Recipe, checked: Checked, workspace: Workspace, stages: tuple[Stage, ...]
 ) -> Ingredients:
     # The same folder has one digest, whichever stage looks at it.
     without = {output.path: output.without for other in stages for output in other.outputs}
-    found = {name: digests.path(workspace.out / name, without=without.get(name, ())) for name in stage.after}
+    found = {name: known_path_digest(workspace.out / name, without=without.get(name, ())) for name in stage.after}
     return Ingredients(
         recipe=recipe_slice(recipe, stage.settings),
         inputs=stage.inputs(recipe, checked) | {name: digest for name, digest in found.items() if digest is not None},
@@ -174,8 +168,10 @@ def _ingredients(
     )
 
 
-def _outputs(stage: Stage, workspace: Workspace, digests: Digests) -> dict[str, str | None]:
-    return {output.path: digests.path(workspace.out / output.path, without=output.without) for output in stage.outputs}
+def _outputs(stage: Stage, workspace: Workspace) -> dict[str, str | None]:
+    return {
+        output.path: known_path_digest(workspace.out / output.path, without=output.without) for output in stage.outputs
+    }
 
 
 def _record_path(workspace: Workspace, stage: Stage) -> Path:

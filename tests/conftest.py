@@ -1,10 +1,12 @@
 """Which warnings are errors; how the tests are shared out where several processes run them (`pytest -n 2`): what shares
 costly fixtures stays in one process; and the models and bundles that several folders share."""
 
+import atexit
 import json
 import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,6 +17,10 @@ import pytest
 # operators gave, which costs a sixth of an export where a model has three layers, and nothing where it has sixteen. The
 # graphs are the same.
 os.environ.setdefault("TORCH_FAKE_TENSOR_DISPATCH_CACHE", "0")
+
+# Digests of large files are remembered there. Nothing of a test reaches the user's own.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="vitcop-tests-")
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 HERE = Path(__file__).parent
 BY_FILE = ("", "plugins", "calibrate", "pipeline", "families")

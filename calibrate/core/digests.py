@@ -1,68 +1,143 @@
-"""SHA-256 of files and folders, remembered by what the file system says of them, so that gigabytes are read once."""
+"""SHA-256 of JSON values, files and folders; gigabytes are read once a machine.
 
+What was read of a large file is remembered in the user's cache folder (`$XDG_CACHE_HOME/vitcop/digests`, else
+`~/.cache/vitcop/digests`) under its real path, size, times of change and inode. A change that leaves all of these as
+they were is not seen; `sha256_of_file` always reads.
+"""
+
+import contextlib
 import hashlib
 import json
+import os
+import threading
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vitcop.calibrate.core.partial import PREFIX, write_text
-from vitcop.calibrate.core.strict_json import read_object
+from vitcop.calibrate.core.partial import PREFIX
+from vitcop.calibrate.core.progress import NoProgress, Progress
+from vitcop.calibrate.core.store import write_atomically
+from vitcop.calibrate.core.strict_json import read_object, to_json
 from vitcop.plugins.errors import InputError
 
-_BLOCK_BYTES = 1 << 20
+LARGE = 1 << 20
+"""Bytes from which a file is remembered."""
+
+_PIECE = 1 << 26
+"""Bytes of one step of progress."""
+
+_CHUNK = 1 << 22
 _RACY_NS = 2_000_000_000
+"""A file that changed this lately is not remembered: a second change could leave the same times."""
+
+_remembered: dict[Path, dict[str, Any]] = {}
+"""Of this process, for the case that the cache folder cannot be written."""
 
 
-def digest_of(data: Any) -> str:
-    """SHA-256 of plain data, through its canonical JSON."""
-    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+def sha256_of_json(value: Any) -> str:
+    """sha256 of a JSON value in its one canonical form (sorted keys, no spaces)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
-class Digests:
-    """Digests of files. What was hashed is remembered in `store` under (size, mtime, ctime, inode).
+def key_of(*parts: Any) -> str:
+    """A short hash of JSON values: equal inputs, equal key."""
+    return sha256_of_json(parts)[:32]
 
-    A file that changed within the last two seconds is never remembered: a second change could leave the same times.
+
+def sha256_of_file(path: Path, progress: Progress | None = None) -> str:
+    """sha256 of a file, read in pieces; one step of progress each 64 MiB."""
+    digest, left = hashlib.sha256(), _PIECE
+    with Path(path).open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            left -= len(chunk)
+            if left <= 0 and progress is not None:
+                progress.advance()
+                left = _PIECE
+    return digest.hexdigest()
+
+
+def known_sha256(path: Path) -> str:
+    """sha256 of a file, from the cache where it is known there."""
+    return known_digests([path])[0]
+
+
+def known_digests(paths: Sequence[Path], progress: Progress | None = None) -> list[str]:
+    """sha256 of each file, from the cache where it is known there; the others are read, with progress."""
+    progress = progress or NoProgress()
+    found = {path: _recall(path) for path in paths}
+    unknown = [path for path, digest in found.items() if digest is None]
+    if pieces := sum(path.stat().st_size // _PIECE for path in unknown):
+        progress.start(pieces, "reading files for their sha256")
+    for path in unknown:
+        stamp = _stamp(path)
+        found[path] = sha256_of_file(path, progress)
+        _remember(path, stamp, found[path])
+    return [str(found[path]) for path in paths]
+
+
+def known_path_digest(path: Path, *, without: tuple[str, ...] = ()) -> str | None:
+    """Digest of a file, or of a folder's names and contents (leaving out `without`); None where nothing is."""
+    if path.is_file():
+        return known_sha256(path)
+    if not path.is_dir():
+        return None
+    names = sorted(
+        item.relative_to(path).as_posix()
+        for item in path.rglob("*")
+        if item.is_file() and item.relative_to(path).parts[0] not in without and not item.name.startswith(PREFIX)
+    )
+    return sha256_of_json(dict(zip(names, known_digests([path / name for name in names]), strict=True)))
+
+
+def hash_in_background(paths: Iterable[Path]) -> threading.Thread:
+    """Start `known_sha256` of some files on another core; after `join()` they are known.
+
+    Hashing lets go of Python's lock, so work that has one thread, such as tracing, goes on beside it. A file that
+    cannot be read is passed over: whoever needs its digest is told then. The thread never keeps the process alive.
     """
 
-    def __init__(self, store: Path | None = None) -> None:
-        self._store = store
+    def run() -> None:
+        for path in files:
+            with contextlib.suppress(OSError):
+                known_sha256(path)
+
+    files = list(paths)
+    thread = threading.Thread(target=run, name="hash weights", daemon=True)
+    thread.start()
+    return thread
+
+
+def _cache_file(real: Path) -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "vitcop" / "digests" / f"{sha256_of_json(str(real))[:32]}.json"
+
+
+def _stamp(path: Path) -> list[int]:
+    state = path.stat()
+    return [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
+
+
+def _recall(path: Path) -> str | None:
+    real, stamp = path.resolve(), _stamp(path)
+    if stamp[0] < LARGE:
+        return None
+    entry = _remembered.get(real)
+    if entry is None:
         try:
-            self._known = {} if store is None else read_object(store)
+            entry = read_object(_cache_file(real))
         except InputError:
-            self._known = {}
-
-    def file(self, path: Path) -> str:
-        """SHA-256 of a file's bytes."""
-        state = path.stat()
-        stamp = [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
-        name = str(path.resolve())
-        known = self._known.get(name)
-        if known and known[:-1] == stamp:
-            return known[-1]
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK_BYTES):
-                digest.update(block)
-        if time.time_ns() - max(state.st_mtime_ns, state.st_ctime_ns) > _RACY_NS:
-            self._known[name] = [*stamp, digest.hexdigest()]
-        return digest.hexdigest()
-
-    def path(self, path: Path, *, without: tuple[str, ...] = ()) -> str | None:
-        """Digest of a file, or of a folder's names and contents (leaving out `without`); None where nothing is."""
-        if path.is_file():
-            return self.file(path)
-        if not path.is_dir():
             return None
-        names = sorted(
-            item.relative_to(path).as_posix()
-            for item in path.rglob("*")
-            if item.is_file() and item.relative_to(path).parts[0] not in without and not item.name.startswith(PREFIX)
-        )
-        return digest_of({name: self.file(path / name) for name in names})
+    is_it = entry.get("path") == str(real) and entry.get("stamp") == stamp
+    return entry.get("sha256") if is_it else None
 
-    def save(self) -> None:
-        """Write what is remembered."""
-        if self._store is not None:
-            write_text(self._store, json.dumps(self._known, sort_keys=True))
+
+def _remember(path: Path, stamp: list[int], digest: str) -> None:
+    real = path.resolve()
+    if stamp[0] < LARGE or time.time_ns() - max(stamp[1:3]) <= _RACY_NS:
+        return
+    _remembered[real] = {"path": str(real), "stamp": stamp, "sha256": digest}
+    with contextlib.suppress(OSError):
+        write_atomically(_cache_file(real), to_json(_remembered[real]).encode())

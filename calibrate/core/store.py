@@ -1,17 +1,11 @@
 """Results on disk under a key of their inputs, so that an interrupted search goes on where it stopped."""
 
-import hashlib
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from vitcop.calibrate.core.strict_json import from_json, to_json
-
-
-def key_of(*parts: Any) -> str:
-    """A short hash of JSON values: equal inputs, equal key."""
-    return hashlib.sha256(to_json(parts).encode()).hexdigest()[:32]
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from vitcop.calibrate.core.store import Store, key_of
+from vitcop.calibrate.core.digests import key_of
+from vitcop.calibrate.core.store import Store
 from vitcop.calibrate.core.strict_json import read
 from vitcop.calibrate.data.answers import exact_match
 from vitcop.calibrate.data.samples import Sample, batches, samples_digest

@@ -140,7 +140,7 @@ def _opened(
         SELECTION: pieces(sets[SELECTION], 4 * settings.batch_size),
     }
     every = [part for cut in parts.values() for part in cut]
-    job = Job.of(checkpoint, settings, every, threads=settings.threads, store=Store(store))
+    job = Job.of(checkpoint, settings, every, threads=settings.threads, store=Store(store), progress=progress)
     digests = {name: [samples_digest(part) for part in cut] for name, cut in parts.items()}
     with open_executor(job.factory()) as executor:
         measuring = Measuring(executor, job.store, job.base, digests, progress)

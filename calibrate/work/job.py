@@ -3,9 +3,10 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
+from vitcop.calibrate.core.digests import known_digests
+from vitcop.calibrate.core.progress import Progress
 from vitcop.calibrate.core.store import Store
 from vitcop.calibrate.core.versions import versions
 from vitcop.calibrate.data.samples import Sample, samples_digest
@@ -46,8 +47,9 @@ class Job:
         *,
         threads: int = 1,
         store: Store | None = None,
+        progress: Progress | None = None,
     ) -> "Job":
-        """A job over parts of sample sets. Reads all weights once, for their digest."""
+        """A job over parts of sample sets. Reads weights whose digest this machine does not know, with progress."""
         measuring = {name: getattr(settings, name) for name in _MEASURING}
         return cls(
             checkpoint=checkpoint,
@@ -56,7 +58,7 @@ class Job:
             threads=threads,
             store=store or Store(None),
             base={
-                "model": model_facts(checkpoint),
+                "model": model_facts(checkpoint, progress),
                 "op_revisions": REVISIONS,
                 "settings": {**measuring, "threads": threads},
                 "versions": versions(),
@@ -96,21 +98,21 @@ class Job:
         }
 
 
-def model_facts(checkpoint: Checkpoint) -> dict[str, Any]:
+def model_facts(checkpoint: Checkpoint, progress: Progress | None = None) -> dict[str, Any]:
     """Digests of all that the model's answers follow from; a copy of its folder has the same."""
     return {
         "config": checkpoint.config_hash,
         "eos": sorted(checkpoint.eos_ids),
         "name": checkpoint.model_id,
         "processor": processor_digest(checkpoint.path),
-        "weights": weights_digest(checkpoint),
+        "weights": weights_digest(checkpoint, progress),
     }
 
 
-def weights_digest(checkpoint: Checkpoint) -> str:
+def weights_digest(checkpoint: Checkpoint, progress: Progress | None = None) -> str:
     """sha256 over the names and the bytes of all shards."""
     digest = hashlib.sha256()
-    for shard in checkpoint.shards:
-        with Path(checkpoint.path / shard).open("rb") as stream:
-            digest.update(f"{shard}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\0".encode())
+    digests = known_digests([checkpoint.path / shard for shard in checkpoint.shards], progress)
+    for shard, found in zip(checkpoint.shards, digests, strict=True):
+        digest.update(f"{shard}\0{found}\0".encode())
     return digest.hexdigest()

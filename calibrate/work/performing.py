@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vitcop.calibrate.core.digests import key_of
 from vitcop.calibrate.core.progress import NoProgress, Progress
-from vitcop.calibrate.core.store import Store, key_of
+from vitcop.calibrate.core.store import Store
 from vitcop.calibrate.core.strict_json import plain
 from vitcop.calibrate.work.executors.base import Executor, Json, Performer
 

@@ -5,10 +5,11 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from vitcop.calibrate.core.digests import sha256_of_json
 from vitcop.calibrate.core.strict_json import parse, to_json
 from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.export.bundle.architecture import DTYPES, INPUT_KINDS, Architecture
-from vitcop.export.bundle.hashing import check_file_name, sha256_of_json
+from vitcop.export.bundle.file_names import check_file_name
 from vitcop.plugins.errors import InputError
 from vitcop.plugins.registry import REVISIONS
 

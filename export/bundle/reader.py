@@ -5,15 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from vitcop.calibrate.core.digests import known_digests, sha256_of_file
+from vitcop.calibrate.core.progress import Progress
 from vitcop.calibrate.models.checkpoint import read_header
 from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.export.bundle.contract import GRAPHS
-from vitcop.export.bundle.hashing import sha256_of_file, sha256_of_weights
 from vitcop.export.bundle.manifest import MANIFEST_NAME, FileRecord, Manifest, schedule_hash
 from vitcop.export.bundle.processor_files import is_processor_file
 from vitcop.plugins.errors import InputError
 
-CheckWeights = Literal["none", "size", "sha256"]
+CheckWeights = Literal["none", "size", "known", "sha256"]
 
 _EXPORT_AGAIN = "export the bundle again"
 
@@ -33,14 +34,15 @@ class Bundle:
     schedule: Schedule
 
     @classmethod
-    def open(cls, path: Path, *, check_weights: CheckWeights = "size") -> "Bundle":
+    def open(cls, path: Path, *, check_weights: CheckWeights = "known", progress: Progress | None = None) -> "Bundle":
         """Read and check a bundle.
 
         Args:
-            check_weights: "size" (the default: each shard exists, has the recorded size and a sound safetensors
-                header; takes no time on big models), "sha256" (hash them too, once a process; one to four seconds a
-                gigabyte), "none" (only the folder is looked for; for reading the schedule or a report on another
-                machine).
+            check_weights: "none" (only the folder is looked for; for reading the schedule or a report on another
+                machine), "size" (each shard exists, has the recorded size and a sound safetensors header), "known" (the
+                default: its digest too, read once a machine and then taken from the cache of `core.digests`), "sha256"
+                (read again: one to four seconds a gigabyte).
+            progress: of reading weights.
 
         All other files are always hashed. Raises InputError that names the file and the way out.
         """
@@ -68,7 +70,7 @@ class Bundle:
             )
         bundle = cls(path=path, manifest=manifest, schedule=schedule)
         if check_weights != "none":
-            bundle.check_weights(check_weights)
+            bundle.check_weights(check_weights, progress)
         return bundle
 
     @property
@@ -95,8 +97,8 @@ class Bundle:
         """sha256 of a graph's file."""
         return next(record.sha256 for record in self.manifest.files if record.name == self.graph(part).name)
 
-    def check_weights(self, how: CheckWeights = "sha256") -> None:
-        """Check the weight shards by size and header, or by hash too. Raises InputError that names the shard."""
+    def check_weights(self, how: CheckWeights = "sha256", progress: Progress | None = None) -> None:
+        """Check the weight shards, as in `open`. Raises InputError that names the shard."""
         referenced = self.manifest.weights.mode == "referenced"
         for record in self.manifest.weights.files:
             path = self.weights_folder / record.name
@@ -105,19 +107,21 @@ class Bundle:
                 raise InputError(f"{path}: this weight file of the bundle is missing; {way}")
             _check_file(path, record, hashed=False, may_be_link=referenced)
             read_header(path)
-            if how == "sha256" and sha256_of_weights(path) != record.sha256:
-                way = "put the old file back, or export the bundle again" if referenced else _EXPORT_AGAIN
-                raise InputError(f"{path}: changed since the export (its sha256 is not the one in the manifest); {way}")
+        changed = () if how == "size" else self.changed_weights(read_again=how == "sha256", progress=progress)
+        for name in changed:
+            way = "put the old file back, or export the bundle again" if referenced else _EXPORT_AGAIN
+            raise InputError(
+                f"{self.weights_folder / name}: changed since the export (its sha256 is not the one in the manifest); "
+                f"{way}"
+            )
 
-    def changed_weights(self) -> tuple[str, ...]:
-        """Names of the weight shards that no longer have the bytes of the export.
-
-        Reads all weights (once a process): one to four seconds a gigabyte, by what the CPU has for sha256.
-        """
+    def changed_weights(self, *, read_again: bool = True, progress: Progress | None = None) -> tuple[str, ...]:
+        """Names of the weight shards that no longer have the bytes of the export; without `read_again` by the digests
+        that this machine knows."""
         records = self.manifest.weights.files
-        return tuple(
-            record.name for record in records if sha256_of_weights(self.weights_folder / record.name) != record.sha256
-        )
+        paths = [self.weights_folder / record.name for record in records]
+        found = list(map(sha256_of_file, paths)) if read_again else known_digests(paths, progress)
+        return tuple(record.name for record, digest in zip(records, found, strict=True) if digest != record.sha256)
 
 
 def _check_file(path: Path, record: FileRecord, *, hashed: bool, may_be_link: bool = False) -> None:

@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from vitcop.calibrate.core.digests import known_sha256, sha256_of_file
 from vitcop.calibrate.core.processes import is_running
 from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.export.bundle.architecture import Architecture
-from vitcop.export.bundle.hashing import check_file_name, sha256_of_file, sha256_of_weights
+from vitcop.export.bundle.file_names import check_file_name
 from vitcop.export.bundle.manifest import MANIFEST_NAME, REQUIRED_FILES, FileRecord, Manifest, Weights, schedule_hash
 from vitcop.export.bundle.versions import installed_versions
 from vitcop.plugins.errors import InputError
@@ -147,7 +148,7 @@ def _shard_paths(folder: Path, shards: Sequence[str]) -> list[Path]:
 
 
 def _refer_to_shards(folder: Path, shards: Sequence[str]) -> Weights:
-    records = tuple(_record(path, sha256_of_weights) for path in _shard_paths(folder, shards))
+    records = tuple(_record(path, known_sha256) for path in _shard_paths(folder, shards))
     return Weights(mode="referenced", folder=str(folder), files=records)
 
 

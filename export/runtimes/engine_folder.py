@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vitcop.calibrate.core.digests import sha256_of_json
 from vitcop.calibrate.core.strict_json import read_object
 from vitcop.export.bundle import Bundle
-from vitcop.export.bundle.hashing import sha256_of_json
 from vitcop.export.runtimes.base import EngineInfo
 from vitcop.plugins.errors import InputError
 from vitcop.plugins.registry import REVISIONS

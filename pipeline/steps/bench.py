@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from vitcop.calibrate.core.partial import write_text
 from vitcop.pipeline.console import Console, dump_json
 from vitcop.pipeline.inspection import table
+from vitcop.pipeline.preflight import open_bundle
 
 if TYPE_CHECKING:
     from vitcop.export.measure import Bench
@@ -47,12 +48,11 @@ def bench(
     Raises InputError for anything wrong with bundle or samples.
     """
     from vitcop.calibrate.data.samples import load_samples
-    from vitcop.export.bundle import Bundle
     from vitcop.export.runtimes import open_target
 
     console = console or Console(quiet=True)
-    opened = Bundle.open(Path(bundle))
-    reference = Bundle.open(Path(unpruned)) if unpruned is not None else None
+    opened = open_bundle(bundle, console)
+    reference = open_bundle(unpruned, console) if unpruned is not None else None
     open_target(target)
     samples = load_samples(data, limit=batch_size)
 

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitcop.calibrate.core.digests import Digests
+from vitcop.calibrate.core.digests import known_path_digest
 from vitcop.calibrate.core.partial import write_text
 from vitcop.pipeline.console import Console, dump_json
+from vitcop.pipeline.preflight import open_bundle
 from vitcop.plugins.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ def build(
 ) -> "EngineInfo":
     """Build (or reuse) the engine below `bundle/engines/<target>/`.
 
-    The weights are hashed first, since an engine may hold them: one to four seconds a gigabyte.
-
     Args:
         bundle: the bundle's folder.
         target: name of the runtime.
@@ -33,11 +32,10 @@ def build(
     Raises InputError for an unknown target or option and for weights changed since the export, MissingError where this
     machine lacks what the target needs.
     """
-    from vitcop.export.bundle import Bundle
     from vitcop.export.runtimes import open_target
 
     console = console or Console(quiet=True)
-    engine = open_target(target).build(Bundle.open(Path(bundle), check_weights="sha256"), dict(options or {}))
+    engine = open_target(target).build(open_bundle(bundle, console), dict(options or {}))
     console.note(f"{target}: {engine.reason}")
     # What a target could not do as scheduled is never left to its files alone.
     for line in engine.sidecar.get("report", ()):
@@ -52,14 +50,13 @@ def plan_build(
 
     Raises InputError for a target that has no such look ahead.
     """
-    from vitcop.export.bundle import Bundle
     from vitcop.export.runtimes import open_target
 
     opened = open_target(target)
     look = getattr(opened, "dry_run", None)
     if look is None:
         raise InputError(f"target {target!r} has no --dry-run: its build only loads the graphs and takes seconds")
-    return look(Bundle.open(Path(bundle)), dict(options or {}))
+    return look(open_bundle(bundle, Console(quiet=True)), dict(options or {}))
 
 
 def engine_facts(engine: "EngineInfo") -> dict[str, Any]:
@@ -68,7 +65,7 @@ def engine_facts(engine: "EngineInfo") -> dict[str, Any]:
         "schema_version": 1,
         "target": engine.target,
         "key": engine.key,
-        "sha256": Digests().path(Path(engine.path)),
+        "sha256": known_path_digest(Path(engine.path)),
     }
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vitcop.pipeline.console import Console
+from vitcop.pipeline.preflight import open_bundle
 from vitcop.plugins.errors import InputError
 
 
@@ -61,7 +62,6 @@ def generate(
     """
     from vitcop.calibrate.data.samples import PLACEHOLDER, VIDEO_PLACEHOLDER, open_frames, open_image, prompt_parts
     from vitcop.calibrate.run.generation import Sampler
-    from vitcop.export.bundle import Bundle
     from vitcop.export.runtimes import open_target
 
     if max_new_tokens < 1:
@@ -69,7 +69,7 @@ def generate(
     if temperature < 0:
         raise InputError(f"temperature must be 0 (greedy) or above, found {temperature}")
     sampler = Sampler(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed) if temperature > 0 else None
-    opened = Bundle.open(Path(bundle))
+    opened = open_bundle(bundle, console or Console(quiet=True))
     pictures = [open_image(Path(image), "prompt") for image in images]
     films = [open_frames(Path(video), "prompt")] if video is not None else []
     if not prompt.strip():

@@ -8,6 +8,7 @@ from vitcop.calibrate.core.partial import write_text
 from vitcop.calibrate.core.strict_json import read_object
 from vitcop.pipeline.console import Console
 from vitcop.pipeline.inspection import table
+from vitcop.pipeline.preflight import open_bundle
 
 if TYPE_CHECKING:
     from vitcop.calibrate.data.samples import Sample
@@ -61,12 +62,12 @@ def verify(
     Returns the verification; look at `passed`. Raises InputError for anything wrong with bundle, samples or gates.
     """
     from vitcop.calibrate.data.samples import load_samples
-    from vitcop.export.bundle import Bundle
     from vitcop.export.measure.gates import Gates
     from vitcop.export.runtimes import open_target
 
     console = console or Console(quiet=True)
-    opened = Bundle.open(Path(bundle))
+    # Whether the weights are those of the export is for a gate to say.
+    opened = open_bundle(bundle, console, "size")
     open_target(target)
     earlier = read_object(Path(baseline)) if baseline is not None else None
     samples = load_samples(data, limit=limit)

@@ -10,7 +10,8 @@ import pytest
 from made_samples import write_samples
 from safetensors.numpy import load_file, save_file
 
-from vitcop.calibrate.core.store import Store, key_of
+from vitcop.calibrate.core.digests import key_of
+from vitcop.calibrate.core.store import Store
 from vitcop.calibrate.data.samples import load_samples
 from vitcop.calibrate.evaluate import evaluation
 from vitcop.calibrate.evaluate.evaluation import Evaluator

@@ -1,4 +1,4 @@
-"""Digests that notice every change, files that appear whole, JSON for any reader, progress that suits its reader."""
+"""Files that appear whole, JSON for any reader, progress that suits its reader."""
 
 import io
 import json
@@ -8,45 +8,11 @@ import sys
 
 import pytest
 
-from vitcop.calibrate.core.digests import Digests
 from vitcop.calibrate.core.partial import discard_leftovers, partial_path, publish, written_whole
 from vitcop.calibrate.core.store import Store
 from vitcop.pipeline.console import Console, PlainProgress, dump_json
 from vitcop.pipeline.workspace import Workspace
 from vitcop.plugins.errors import InputError
-
-
-def test_digest_of_a_folder_notices_names_and_bytes(tmp_path):
-    folder = tmp_path / "f"
-    (folder / "sub").mkdir(parents=True)
-    (folder / "a").write_text("1")
-    (folder / "sub" / "b").write_text("2")
-    first = Digests().path(folder)
-    (folder / "engines").mkdir()
-    (folder / "engines" / "e").write_text("3")
-    (folder / ".partial-x").write_text("half")
-    assert Digests().path(folder, without=("engines",)) == first != Digests().path(folder)
-    (folder / "sub" / "b").rename(folder / "sub" / "c")
-    assert Digests().path(folder, without=("engines",)) != first
-    assert Digests().path(tmp_path / "nothing") is None
-
-
-def test_digests_are_remembered_but_not_believed_blindly(tmp_path):
-    file, store = tmp_path / "f", tmp_path / "store.json"
-    file.write_text("one")
-    fresh = Digests(store)
-    first = fresh.file(file)
-    fresh.save()
-    assert json.loads(store.read_text()) == {}, "a file changed this moment could change again unseen"
-    stat = file.stat()
-    stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
-    store.write_text(json.dumps({str(file.resolve()): [*stamp, "remembered"]}))
-    assert Digests(store).file(file) == "remembered"
-    file.write_text("two")
-    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert Digests(store).file(file) not in ("remembered", first)
-    store.write_text("not json")
-    assert Digests(store).file(file) != first
 
 
 def test_written_whole_or_not_at_all(tmp_path):

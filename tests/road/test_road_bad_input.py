@@ -78,6 +78,16 @@ def test_one_flipped_byte(bundle, ask, name):
     refused(*ask(bundle), names=(file, "changed since the export", "export the bundle again"))
 
 
+def test_one_flipped_byte_of_the_weights(project, bundle, ask):
+    file = project.model / "model.safetensors"
+    whole = file.read_bytes()
+    try:
+        file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        refused(*ask(bundle), names=(file, "changed since the export", "put the old file back"))
+    finally:
+        file.write_bytes(whole)
+
+
 def test_model_folder_that_is_gone(project, bundle, ask):
     """The bundle refers to it; every command that needs the weights says so."""
     away = project.model.with_name("model-elsewhere")

@@ -112,7 +112,7 @@ def test_cost_table_of_the_micro_model(project, plain, tmp_path):
     (trial,) = table.trials
     assert 0 < trial.measured < 5 and trial.forecast > 0
     whole = table.seconds(Schedule(num_layers=2), 16, table.text_tokens)
-    assert 0 < table.layer_seconds(1) * 2 < whole
+    assert 0 <= table.layer_seconds(1) * 2 <= whole and whole > 0
     refused = vitcop(*call, "--trials", 1)
     assert refused.returncode == 2 and "give the original model folder with --model" in refused.stderr
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from vitcop.calibrate.core.digests import sha256_of_file
 from vitcop.export.bundle import GRAPHS
-from vitcop.export.bundle.hashing import sha256_of_file
 from vitcop.export.runtimes.tensorrt.engines import find_engine
 from vitcop.export.runtimes.tensorrt.options import TensorRtOptions
 from vitcop.export.runtimes.tensorrt.sidecar import (

@@ -13,12 +13,12 @@ from family_case import picture
 from llm_cases import BUILDERS, bundle_without_graphs
 from onnx import TensorProto
 
+from vitcop.calibrate.core.digests import sha256_of_file
 from vitcop.calibrate.models.checkpoint import Checkpoint, read_header
 from vitcop.calibrate.models.loading import load_model
 from vitcop.calibrate.run.vision_stage import keep_patches, run_vision
 from vitcop.calibrate.schedule.schedule import Drop, Schedule, VisionStage
 from vitcop.export.bundle import Bundle
-from vitcop.export.bundle.hashing import sha256_of_file
 from vitcop.export.runtimes import open_target, target_names
 from vitcop.export.runtimes.tensorrt_llm import vision_side
 from vitcop.export.runtimes.tensorrt_llm.builder import damage_of
@@ -282,7 +282,6 @@ def test_a_dry_run_tells_the_equivalent_and_writes_nothing(packaged, tmp_path):
 
 
 def test_a_recipe_cannot_run_it(tmp_path):
-    from vitcop.calibrate.core.digests import Digests
     from vitcop.export.runtimes.base import PACKAGING, packages_only
     from vitcop.pipeline.preflight import check_recipe
     from vitcop.pipeline.recipe import parse_recipe
@@ -296,7 +295,7 @@ def test_a_recipe_cannot_run_it(tmp_path):
         "build": {"target": "tensorrt-llm"},
     }
     with pytest.raises(InputError) as error:
-        check_recipe(parse_recipe(recipe, folder=tmp_path), Digests())
+        check_recipe(parse_recipe(recipe, folder=tmp_path))
     assert str(error.value) == str(packages_only("tensorrt-llm")) and PACKAGING == ("tensorrt-llm",)
 
 

@@ -9,8 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitcop.calibrate.core.digests import sha256_of_file
 from vitcop.export.bundle import GRAPHS, Bundle
-from vitcop.export.bundle.hashing import sha256_of_file
 from vitcop.export.bundle.versions import installed_versions
 from vitcop.export.runtimes.base import EngineInfo
 from vitcop.export.runtimes.engine_folder import EngineFolder

@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from vitcop.calibrate.core.digests import sha256_of_file
 from vitcop.calibrate.core.strict_json import read_text, versioned
-from vitcop.export.bundle.hashing import sha256_of_file
 from vitcop.export.runtimes.engine_folder import SCHEMA_VERSION, SIDECAR
 from vitcop.export.runtimes.tensorrt.installation import driver_version, load_tensorrt, need_gpu, version_tuple
 from vitcop.plugins.errors import InputError

@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitcop.calibrate.core.digests import known_sha256, sha256_of_file, sha256_of_json
 from vitcop.export.bundle import Bundle
-from vitcop.export.bundle.hashing import sha256_of_file, sha256_of_json, sha256_of_weights
 from vitcop.export.bundle.versions import installed_versions
 from vitcop.export.runtimes.base import EngineInfo
 from vitcop.export.runtimes.engine_folder import EngineFolder, read_json
@@ -100,7 +100,7 @@ def _checkpoint(bundle: Bundle, options: TensorRTLLMOptions) -> "Checkpoint":
         raise InputError(f"{folder}: not the model of {bundle.path} (another config.json); {way}")
     if options.model:
         for record in bundle.manifest.weights.files:
-            if record.name not in checkpoint.shards or sha256_of_weights(folder / record.name) != record.sha256:
+            if record.name not in checkpoint.shards or known_sha256(folder / record.name) != record.sha256:
                 raise InputError(f"{folder / record.name}: not the weights of {bundle.path}; {way}")
     return checkpoint
 

@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from vitcop.export.bundle.hashing import sha256_of_file
+from vitcop.calibrate.core.digests import sha256_of_file
 from vitcop.export.bundle.manifest import Manifest
 from vitcop.export.runtimes.tensorrt_llm.equivalent import VisionSide, budget_of
 from vitcop.export.runtimes.tensorrt_llm.families import NO_STOCK, stock_of, windows_of
