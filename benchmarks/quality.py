@@ -24,12 +24,13 @@ from typing import Any
 import exhaustive
 import quality_tables
 from quality_methods import METHODS, OURS, PAPER, measure, methods_at
+from stored_evaluator import StoredEvaluator
 
 from vitcop.calibrate.core.digests import key_of
 from vitcop.calibrate.core.store import Store
 from vitcop.calibrate.data.image_clusters import clusters_by_id
 from vitcop.calibrate.data.samples import Sample, load_samples, samples_digest
-from vitcop.calibrate.evaluate.evaluation import Evaluator, Losses, Part
+from vitcop.calibrate.evaluate.evaluation import Losses, Part
 from vitcop.calibrate.evaluate.settings import CalibrationSettings
 from vitcop.calibrate.models.checkpoint import Checkpoint
 from vitcop.calibrate.models.loading import load_model
@@ -119,8 +120,8 @@ class Bench:
         self.checkpoint = Checkpoint.open(arguments.model)
         model, processor, self.family = load_model(self.checkpoint)
 
-        def evaluator(batch_size: int) -> Evaluator:
-            return Evaluator(
+        def evaluator(batch_size: int) -> StoredEvaluator:
+            return StoredEvaluator(
                 model,
                 processor,
                 self.family,

@@ -1,8 +1,9 @@
 """The methods that `quality.py` measures at one budget, each as a runner of the same model with its accounting."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
+
+from stored_evaluator import StoredEvaluator
 
 from vitcop.calibrate.baselines import RIVALS, Rival, VisionZip
 from vitcop.calibrate.evaluate.evaluation import Evaluator, Losses, Part
@@ -44,7 +45,7 @@ def methods_at(
     for name, rival in OTHERS.items():
         counts = rival.layer_counts(num_layers, num_visual, budget)
         runner = rival.runner(evaluator.model, family, evaluator.vision, budget=budget, num_visual=num_visual)
-        key = rival.key(num_layers, num_visual, budget)
+        key = [name, num_visual, counts]
         found[name] = None if runner is None else Method(key=key, runner=runner, layer_counts=counts)
     kept = max(1, int(budget * num_visual + 0.5))
     for score in ("uniform", "random"):
@@ -55,15 +56,14 @@ def methods_at(
     return {name: found[name] for name in METHODS}
 
 
-def measure(method: Method, evaluator: Evaluator, parts: list[Part]) -> Losses:
+def measure(method: Method, evaluator: StoredEvaluator, parts: list[Part]) -> Losses:
     """On all parts, with free answers."""
-    return Losses.joined([evaluator.measure_runner(method.key, method.runner, part, answers=True) for part in parts])
+    return Losses.joined([evaluator.measured(method.key, method.runner, part, answers=True) for part in parts])
 
 
 def _of_schedule(name: str, schedule: Schedule, evaluator: Evaluator, num_visual: int) -> Method:
-    plain = json.loads(schedule.to_json()) | {"provenance": {}, "model_id": "", "config_hash": ""}
     return Method(
-        key=plain,
+        key=schedule.plain(),
         runner=ScheduledRunner(evaluator.model, evaluator.family, schedule, name=name, vision=evaluator.vision),
         layer_counts=schedule.layer_counts(num_visual),
     )

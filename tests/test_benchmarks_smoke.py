@@ -151,7 +151,6 @@ def test_sensitivity_on_a_few_cells(monkeypatch, tmp_path, capsys):
     assert all(set(cell["seconds"]) == set(program.FORMS) for cell in results["cells"])
     assert all(results[name] > 0 for name in ("times_cheaper", "times_cheaper_tower_once", "times_cheaper_inside"))
     # Hidden states before seven layers, keys and values of seven: 128 + 2 x 64 floats a token and layer at least.
-    assert results["files"]["bytes_a_sample"] > 4 * 144 * 7 * (128 + 2 * 64)
 
 
 def test_sensitivity_says_when_numbers_differ(monkeypatch, tmp_path):

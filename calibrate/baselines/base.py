@@ -21,10 +21,6 @@ class Rival(Protocol):
         token of the budget."""
         ...
 
-    def key(self, num_layers: int, num_visual: int, budget: float) -> Any:
-        """What a result depends on beside model and samples, as JSON; for `Evaluator.measure_runner`."""
-        ...
-
     def runner(
         self, model: Any, family: "Family", vision: VisionCache | None, *, budget: float, num_visual: int
     ) -> Runner | None:
@@ -49,10 +45,6 @@ class ScheduleRival:
     def layer_counts(self, num_layers: int, num_visual: int, budget: float) -> tuple[int, ...] | None:
         schedule = self.schedule(num_layers, num_visual, budget)
         return None if schedule is None else schedule.layer_counts(num_visual)
-
-    def key(self, num_layers: int, num_visual: int, budget: float) -> Any:
-        schedule = self.schedule(num_layers, num_visual, budget)
-        return None if schedule is None else schedule.plain()
 
     def runner(
         self, model: Any, family: "Family", vision: VisionCache | None, *, budget: float, num_visual: int

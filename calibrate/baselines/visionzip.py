@@ -49,9 +49,6 @@ class VisionZip:
         counts = self.counts(num_visual, budget)
         return None if counts is None else (sum(counts),) * num_layers
 
-    def key(self, num_layers: int, num_visual: int, budget: float) -> Any:
-        return [self.name, self.merge, num_visual, self.counts(num_visual, budget)]
-
     def runner(
         self, model: Any, family: "Family", vision: VisionCache | None, *, budget: float, num_visual: int
     ) -> Runner | None:

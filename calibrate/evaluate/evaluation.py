@@ -1,6 +1,5 @@
-"""Measuring schedules on parts of a sample set, one stored result for each schedule and part."""
+"""Measuring schedules on parts of a sample set."""
 
-import copy
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from vitcop.calibrate.core.digests import key_of
 from vitcop.calibrate.core.store import Store
@@ -21,6 +19,7 @@ from vitcop.calibrate.evaluate.losses import Estimate, kl_divergence, top1_agree
 from vitcop.calibrate.evaluate.settings import CalibrationSettings
 from vitcop.calibrate.evaluate.targets import Target, compute_targets, load_targets, save_targets
 from vitcop.calibrate.models.prompt import PromptBatch
+from vitcop.calibrate.run.caches import forked
 from vitcop.calibrate.run.generation import continue_forced, continue_free
 from vitcop.calibrate.run.original import OriginalRunner
 from vitcop.calibrate.run.prefix_cache import PrefixCache
@@ -115,7 +114,8 @@ class Evaluator:
     """Runs schedules of one model over parts of sample sets.
 
     Args:
-        base: what a result depends on beside schedule and samples (weights, versions, precision); JSON.
+        base: what the original's answers depend on beside samples (weights, versions, precision); JSON.
+        store: where these are kept.
     """
 
     def __init__(
@@ -205,22 +205,13 @@ class Evaluator:
     def measure(self, schedule: Schedule, part: Part, *, answers: bool = False) -> Losses:
         """Losses of a schedule on a part; `answers` also lets the pruned model answer freely, for the task score."""
         runner = ScheduledRunner(self.model, self.family, schedule, vision=self.vision, prefixes=self.prefixes)
-        return self.measure_runner(schedule.plain(), runner, part, answers=answers)
+        return self.measure_runner(runner, part, answers=answers)
 
-    def measure_runner(self, key: Any, runner: Runner, part: Part, *, answers: bool = False) -> Losses:
-        """Losses of any runner of this model on a part.
-
-        Args:
-            key: what makes this runner differ from others of the model, as JSON; results are stored under it.
-        """
-        name = "loss-" + key_of(self._base, part.digest, key, answers, self.settings.metric)
-        losses = Losses.from_json(self.store.get(name))
-        if losses is None:
-            losses = Losses.joined(
-                [self._measure_batch(runner, samples, batch, part, answers) for samples, batch in part.prepared]
-            )
-            self.store.put(name, losses.to_json())
-        return losses
+    def measure_runner(self, runner: Runner, part: Part, *, answers: bool = False) -> Losses:
+        """Losses of any runner of this model on a part."""
+        return Losses.joined(
+            [self._measure_batch(runner, samples, batch, part, answers) for samples, batch in part.prepared]
+        )
 
     def _measure_batch(
         self, runner: Runner, samples: list[Sample], batch: PromptBatch, part: Part, answers: bool
@@ -229,8 +220,7 @@ class Evaluator:
         prefill = runner.prefill(batch)
         free = None
         if answers and any(sample.answers for sample in samples):
-            with torch.inference_mode():
-                free = replace(prefill, state=copy.deepcopy(prefill.state))
+            free = replace(prefill, state=forked(prefill.state))
         logits_BTX = continue_forced(runner, prefill, [target.tokens.tolist() for target in targets])
         rows = [logits_TX[: len(target.tokens)] for logits_TX, target in zip(logits_BTX, targets, strict=True)]
         top1 = [top1_agreement(target, row) for target, row in zip(targets, rows, strict=True)]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from vitcop.calibrate.models.prompt import PromptBatch
-from vitcop.calibrate.run.cache_names import cache_argument, cache_of
+from vitcop.calibrate.run.caches import cache_argument, cache_of
 from vitcop.calibrate.run.runner import Prefill
 
 if TYPE_CHECKING:

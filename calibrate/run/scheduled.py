@@ -18,7 +18,7 @@ import torch
 from vitcop.calibrate.models.prompt import PromptBatch
 from vitcop.calibrate.models.recording import recording
 from vitcop.calibrate.run.attention_masks import causal_mask
-from vitcop.calibrate.run.cache_names import cache_argument
+from vitcop.calibrate.run.caches import cache_argument
 from vitcop.calibrate.run.device_inputs import PromptTensors, VisionTensors, places_of, rows_of
 from vitcop.calibrate.run.original import OriginalRunner, cache_bytes, clock, next_positions
 from vitcop.calibrate.run.prefix import Prefix, Prefixes, Walk, stem

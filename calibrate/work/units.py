@@ -162,8 +162,7 @@ class CalibrationPerformer:
         size = {"budget": unit["budget"], "num_visual": unit["num_visual"]}
         runner = rule.runner(evaluator.model, evaluator.family, evaluator.vision, **size)
         assert runner is not None, "a rule was asked for a budget that it cannot meet"
-        key = [unit["name"], rule.key(evaluator.family.num_layers, unit["num_visual"], unit["budget"])]
-        return evaluator.measure_runner(key, runner, self.part(unit["part"]), answers=True).to_json()
+        return evaluator.measure_runner(runner, self.part(unit["part"]), answers=True).to_json()
 
 
 _KINDS: dict[str, Callable[[CalibrationPerformer, Json], Json]] = {

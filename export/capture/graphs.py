@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from vitcop.calibrate.models.families import Family
 from vitcop.calibrate.models.families.base import InputSpec
-from vitcop.calibrate.run.cache_names import cache_argument
+from vitcop.calibrate.run.caches import cache_argument
 from vitcop.calibrate.run.device_inputs import places_of
 from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.export.bundle.contract import plane_names, score_inputs

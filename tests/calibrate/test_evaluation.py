@@ -1,4 +1,4 @@
-"""The evaluator: any runner, any task metric, one stored result for each."""
+"""The evaluator: any runner, any task metric."""
 
 from unittest.mock import Mock
 
@@ -32,28 +32,10 @@ def test_a_schedule_is_one_of_many_runners(tiny, samples):
     part = measuring.part(samples)
     schedule = preset("paper-1/3", 4, 16)
     runner = ScheduledRunner(tiny.model, tiny.family, schedule)
-    assert measuring.measure_runner("x", runner, part, answers=True) == measuring.measure(schedule, part, answers=True)
+    assert measuring.measure_runner(runner, part, answers=True) == measuring.measure(schedule, part, answers=True)
     rival = VisionZip().runner(tiny.model, tiny.family, measuring.vision, budget=1 / 3, num_visual=16)
-    found = measuring.measure_runner("zip", rival, part)
+    found = measuring.measure_runner(rival, part)
     assert found.is_finite and sum(found.kl) > 0 and set(found.exact) == set(found.score) == {None}
-
-
-def test_results_are_stored_by_the_key_of_their_runner(tiny, samples, tmp_path, monkeypatch):
-    measuring = evaluator(tiny, tmp_path)
-    part = measuring.part(samples)
-
-    def rival(budget):
-        rule = VisionZip()
-        runner = rule.runner(tiny.model, tiny.family, measuring.vision, budget=budget, num_visual=16)
-        return rule.key(4, 16, budget), runner
-
-    first, second = (measuring.measure_runner(*rival(budget), part) for budget in (1 / 3, 1 / 2))
-    assert first != second
-    other = evaluator(tiny, tmp_path, metric="anls")
-    other.measure_runner(*rival(1 / 3), other.part(samples), answers=True)
-    monkeypatch.setattr(Evaluator, "_measure_batch", lambda *_: pytest.fail("measured again"))
-    again = evaluator(tiny, tmp_path)
-    assert again.measure_runner(*rival(1 / 3), again.part(samples)) == first
 
 
 def test_the_score_is_by_the_metric_of_the_settings(tiny, samples, monkeypatch):

@@ -71,7 +71,6 @@ def test_out_of_reach_is_none(tiny):
     assert PyramidDrop().layer_counts(3, 576, 0.5) is None and FastV().layer_counts(1, 576, 0.5) is None
     for rule in (FastV(), PyramidDrop()):
         assert rule.runner(tiny.model, tiny.family, None, budget=0.1, num_visual=NUM_VISUAL) is None
-        assert rule.key(NUM_LAYERS, NUM_VISUAL, 0.1) is None
 
 
 @pytest.mark.parametrize("name", sorted(RIVALS))

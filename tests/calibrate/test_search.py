@@ -214,8 +214,8 @@ def test_interrupted_and_gone_on_with(found, tiny, sets, tmp_path, monkeypatch):
             tiny.checkpoint, *sets, budget=1 / 3, seed=3, settings=SETTINGS, store=tmp_path, progress=Log(stop_after=20)
         )
     kept = {file.name for file in tmp_path.iterdir()}
-    assert any(name.startswith("loss-") for name in kept) and not any(name.startswith(".") for name in kept)
-    broken = next(file for file in tmp_path.iterdir() if file.name.startswith("loss-"))
+    assert any(name.startswith("unit-") for name in kept) and not any(name.startswith(".") for name in kept)
+    broken = next(file for file in tmp_path.iterdir() if file.name.startswith("unit-"))
     broken.write_text("{")
     next(tmp_path.glob("targets-*.safetensors")).write_bytes(b"half")
     again = calibrate(tiny.checkpoint, *sets, budget=1 / 3, seed=3, settings=SETTINGS, store=tmp_path)

@@ -1,5 +1,6 @@
-"""The two names of the KV cache in transformers: `cache` since 5.24, `past_key_values` before."""
+"""KV caches of transformers: their two names (`cache` since 5.24, `past_key_values` before), and states that share."""
 
+from copy import copy
 from dataclasses import fields
 from functools import cache
 from typing import Any
@@ -22,3 +23,12 @@ def cache_argument(kv_cache: Any) -> dict[str, Any]:
 def cache_of(output: Any) -> Any:
     """The transformers `Cache` that a model's output holds."""
     return getattr(output, cache_name())
+
+
+def forked(state: Any) -> Any:
+    """A decode state that goes on by itself: it shares all tensors with `state`, which decoding replaces and never
+    writes to."""
+    other = copy(state)
+    other.cache = copy(state.cache)
+    other.cache.layers = [copy(layer) for layer in state.cache.layers]
+    return other
