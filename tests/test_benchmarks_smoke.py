@@ -150,7 +150,6 @@ def test_sensitivity_on_a_few_cells(monkeypatch, tmp_path, capsys):
     assert [cell["sample_runs"] for cell in results["cells"]] == [4 * tower] * 2 + [4 * inside] * 2
     assert all(set(cell["seconds"]) == set(program.FORMS) for cell in results["cells"])
     assert all(results[name] > 0 for name in ("times_cheaper", "times_cheaper_tower_once", "times_cheaper_inside"))
-    # Hidden states before seven layers, keys and values of seven: 128 + 2 x 64 floats a token and layer at least.
 
 
 def test_sensitivity_says_when_numbers_differ(monkeypatch, tmp_path):
