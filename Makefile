@@ -89,7 +89,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/latency_forecast.py
 	$(BIN)/python benchmarks/dtypes.py
 	$(BIN)/python benchmarks/dependence.py
-	$(BIN)/python benchmarks/programme.py
+	$(BIN)/python benchmarks/sets.py
 	$(BIN)/python benchmarks/export_time.py
 	$(BIN)/python benchmarks/sensitivity.py
 	$(BIN)/python benchmarks/selection.py

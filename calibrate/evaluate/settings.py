@@ -12,7 +12,7 @@ _POSITIVE = (
     "top_k",
     "keep_counts",
     "max_drops",
-    "programme_sets",
+    "forecast_sets",
     "generation_size",
     "finalists",
     "curve_sets",
@@ -32,11 +32,11 @@ class CalibrationSettings:
         rungs: share of the calibration set that the rules of a cell have seen after each round, ascending to 1.
         keep_counts: keep counts of the sensitivity table, on a geometric ladder.
         max_drops: most drops of a schedule, one in the vision stage counted.
-        programme_sets: best sets of the integer programme that are measured.
+        forecast_sets: best sets by forecast that are measured.
         generations, generation_size: of the joint refinement around them; 0 generations for none.
         finalists: schedules measured again on the selection set.
         curve_budgets: budgets of the curve, beside the one asked for.
-        curve_sets: best sets of the programme that are measured at each of these.
+        curve_sets: best sets by forecast that are measured at each of these.
         head_reductions: reductions of the key norm to try.
         merge_orders: orders in which a merge by key norm is tried; "largest" merges by the negated score.
         cutoff_quantiles: cluster cutoffs to try; None is the paper's distance 8.
@@ -56,7 +56,7 @@ class CalibrationSettings:
     rungs: tuple[float, ...] = (0.25, 1.0)
     keep_counts: int = 6
     max_drops: int = 3
-    programme_sets: int = 12
+    forecast_sets: int = 12
     generations: int = 6
     generation_size: int = 8
     finalists: int = 4

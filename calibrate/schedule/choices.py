@@ -1,7 +1,7 @@
 """What a search chooses between: one drop each, by layer, keep count and rule. No torch.
 
 A schedule is a handful of choices of ascending layers and falling keep counts. The sensitivity table has one row for
-each choice alone, the integer programme puts choices together, `schedule_of` makes a schedule of them.
+each choice alone, the best sets of choices are found by their forecast, `schedule_of` makes a schedule of them.
 """
 
 from collections.abc import Sequence

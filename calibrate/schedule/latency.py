@@ -1,7 +1,7 @@
 """How long a prefill takes, forecast from measured times: cost.json and what follows from it. No torch.
 
 `vitcop bench --cost-table` times probes on a target and fits coefficients (`calibrate/latency_fit.py`). A forecast is a
-sum of them, so that a programme over choices stays linear. For V visual tokens in the prompt, K behind the vision
+sum of them, over layers and drops. For V visual tokens in the prompt, K behind the vision
 stage, T other tokens, and S = visual tokens in a layer + T:
 
     vision      tower·V/V₀ + projector·K + score·V/V₀ + clusters + clusters²·K² (+ quantile²·K²)

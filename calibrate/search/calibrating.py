@@ -2,7 +2,7 @@
 
 1. The original answers everything; what it depends on tells which scores are worth trying before which layer.
 2. Every drop alone: the sensitivity table, on the calibration set.
-3. An integer programme puts drops together under the constraint; its best sets, and merges behind a vision stage, are
+3. Of all sets of drops under the constraint the best by forecast, and merges behind a vision stage, are
    measured and refined jointly.
 4. The best few, the paper's schedule, other methods' rules and the controls are measured on the selection set. Of the
    best few the least KL wins; nothing else ever does.
@@ -265,7 +265,7 @@ class _Search:
 
     def _search(self, constraint: Constraint) -> tuple[list[Tried], dict[Schedule, Losses]]:
         """(the starts and what the refinement made of them, in the order in which they were tried; their losses)."""
-        starts = self.planning.starts(constraint, self.settings.programme_sets)
+        starts = self.planning.starts(constraint, self.settings.forecast_sets)
         losses: dict[Schedule, Losses] = {}
 
         def evaluate(schedules: Sequence[Schedule]) -> list[float]:

@@ -103,7 +103,7 @@ class Calibration:
         table: every drop alone, by layer, keep count and rule.
         candidates: whole schedules on the calibration set, least loss first.
         forecasts: the same beside their forecasts, in the order in which they were tried.
-        ranking: how well the forecast ranked the programme's sets (`forecast.RankAgreement`).
+        ranking: how well the forecast ranked the best sets by forecast (`forecast.RankAgreement`).
         selection: on the selection set: finalists, the paper's schedule where it can meet the budget, the rivals that
             can, controls.
         chosen: name of the chosen entry of `selection`.

@@ -17,15 +17,15 @@ from vitcop.calibrate.search.calibration import Measured
 from vitcop.calibrate.search.constraints import Constraint, CostModel, flops_cost, kv_cost, token_cost
 from vitcop.calibrate.search.fit_counts import fit_counts
 from vitcop.calibrate.search.forecast import LossCurves
-from vitcop.calibrate.search.programme import best_sets
 from vitcop.calibrate.search.rules import CENTERS, merge_rules
+from vitcop.calibrate.search.sets import best_sets
 from vitcop.plugins.errors import InputError
 
 MERGED_FROM = (2.0, 3.0)
 """Tokens at LLM input of schedules that merge, in units of the mean over all layers."""
 
 USED = 0.85
-"""Sets of the programme use at least this share of what the constraint allows, where there are such: keep counts come
+"""The best sets use at least this share of what the constraint allows, where there are such: keep counts come
 from a coarse ladder, and are fitted afterwards."""
 
 
@@ -93,16 +93,14 @@ class Planning:
     def best_sets(self, constraint: Constraint, num: int) -> list[tuple[Choice, ...]]:
         """The best by forecast, fitted to the constraint. Raises InputError where nothing meets it."""
         cost = self.cost_model(constraint)
-        settings = {"max_drops": self.settings.max_drops, "num_best": num}
-        try:
-            found = best_sets(self._losses, cost, constraint, at_least=USED, **settings)
-        except InputError:
-            found = best_sets(self._losses, cost, constraint, **settings)
+        found = best_sets(
+            self._losses, cost, constraint, max_drops=self.settings.max_drops, num_best=num, at_least=USED
+        )
         fitted = [choices for item in found if (choices := self.fit(item.choices, constraint)) is not None]
         return list(dict.fromkeys(fitted or [item.choices for item in found]))
 
     def starts(self, constraint: Constraint, num: int) -> list[tuple[Choice, ...]]:
-        """What a search measures first: the programme's best sets, and merges behind a vision stage, of which the table
+        """What a search measures first: the best sets by forecast, and merges behind a vision stage, of which the table
         can say nothing, the paper's kind among them. Raises InputError where nothing meets the constraint."""
         sets = self.best_sets(constraint, num)
         if not any(sets) or self.settings.max_drops < 2:

@@ -1,4 +1,4 @@
-"""Joint refinement: layers, rules and keep counts of a whole schedule at once, around the best sets of the programme.
+"""Joint refinement: layers, rules and keep counts of a whole schedule at once, around the best sets by forecast.
 
 About half of what is tried is proposed by optuna's tree-structured Parzen estimator, half differs in one parameter
 from the best so far. Generations have a fixed size: one is asked for, measured in any order by any number of workers,

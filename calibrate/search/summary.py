@@ -79,8 +79,8 @@ def summarise(
         )
         for item in finite
     ]
-    programme = [item for item in forecasts if item.generation == 0 and item.forecast is not None]
-    ranking = rank_agreement([item.forecast for item in programme], [item.measured for item in programme])
+    starts = [item for item in forecasts if item.generation == 0 and item.forecast is not None]
+    ranking = rank_agreement([item.forecast for item in starts], [item.measured for item in starts])
     return Calibration(
         schedule=replace(
             found.chosen.schedule,

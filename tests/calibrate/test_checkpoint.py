@@ -180,7 +180,7 @@ def test_truncated_and_broken_shards(tmp_path):
 def test_light_modules_do_not_load_torch():
     modules = "core.progress schedule.schedule schedule.presets schedule.cost schedule.budget schedule.choices "
     modules += "schedule.latency data.samples models.checkpoint models.prompt run.runner run.generation "
-    modules += "evaluate.settings search.calibration search.programme work.shards"
+    modules += "evaluate.settings search.calibration search.sets work.shards"
     code = ";".join(f"import vitcop.calibrate.{name}" for name in modules.split())
     code += ";import sys; print([name for name in ('torch','transformers','onnxruntime') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

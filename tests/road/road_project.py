@@ -31,7 +31,7 @@ calibrate:
     max_new_tokens: 3
     keep_counts: 2
     rungs: [0.5, 1]
-    programme_sets: 3
+    forecast_sets: 3
     generations: 1
     generation_size: 2
     finalists: 2

@@ -1,10 +1,10 @@
-"""How long the integer programme takes on a table of the size that a 7B model has.
+"""How long the best sets of drops take on a table of the size that a 7B model has.
 
-    python benchmarks/programme.py [--best 12] [--max-drops 4]
+    python benchmarks/sets.py [--best 12] [--max-drops 4]
 
 32 layers, 576 visual tokens, 12 drop points, 8 keep counts, 10 rules; losses are made up (they fall with the keep count
-and with the layer, times a factor drawn for each choice). Prints for each constraint the solved programmes, the seconds
-of this process's CPU and of the clock, and the best set. Writes results/programme.json.
+and with the layer, times a factor drawn for each choice). Prints for each constraint the seconds of this process's
+CPU and the best set. Writes results/sets.json.
 """
 
 import argparse
@@ -13,12 +13,10 @@ import random
 import time
 from pathlib import Path
 
-import scipy.optimize
-
 from vitcop.calibrate.schedule.choices import AT_INPUT, Choice, Rule
 from vitcop.calibrate.schedule.cost import DecoderShape
 from vitcop.calibrate.search.constraints import Constraint, CostModel, flops_cost, token_cost
-from vitcop.calibrate.search.programme import best_sets
+from vitcop.calibrate.search.sets import best_sets
 from vitcop.export.measure import machine_facts
 
 NUM_LAYERS, NUM_VISUAL, TEXT_TOKENS = 32, 576, 64
@@ -49,9 +47,9 @@ def main() -> None:
     losses = made_losses()
     tokens, flops = token_cost(NUM_LAYERS, NUM_VISUAL), flops_cost(SHAPE, NUM_LAYERS, NUM_VISUAL, TEXT_TOKENS)
     latency = latency_cost()
-    solved, rows = count_solved(), []
+    rows = []
     print(f"{len(losses)} choices, the {arguments.best} best sets of at most {arguments.max_drops}")
-    print(f"{'constraint':<24}{'solved':>7}{'CPU s':>8}{'s':>8}  best")
+    print(f"{'constraint':<24}{'CPU s':>8}  best")
     for cost, kind, value in (
         (tokens, "budget", 1 / 3),
         (tokens, "budget", 1 / 9),
@@ -59,24 +57,21 @@ def main() -> None:
         (latency, "latency_ms", 0.3 * latency.of(())),
         (tokens, "max_loss", 1.5),
     ):
-        solved.clear()
-        start, clock = time.process_time(), time.perf_counter()
+        start = time.process_time()
         constraint = Constraint(kind=kind, value=value)
         found = best_sets(losses, cost, constraint, max_drops=arguments.max_drops, num_best=arguments.best)
-        seconds = time.process_time() - start, time.perf_counter() - clock
+        seconds = time.process_time() - start
         rows.append(
             {
                 "constraint": kind,
                 "value": value,
-                "solved": len(solved),
-                "cpu_seconds": round(seconds[0], 2),
-                "seconds": round(seconds[1], 2),
+                "cpu_seconds": round(seconds, 2),
                 "best": found[0].name,
             }
         )
-        print(f"{f'{kind} {value:.4g}':<24}{len(solved):>7}{seconds[0]:>8.1f}{seconds[1]:>8.1f}  {found[0].name}")
-    results = {"benchmark": "programme", "machine": machine_facts(), "choices": len(losses), "rows": rows}
-    out = Path(__file__).parent / "results" / "programme.json"
+        print(f"{f'{kind} {value:.4g}':<24}{seconds:>8.2f}  {found[0].name}")
+    results = {"benchmark": "sets", "machine": machine_facts(), "choices": len(losses), "rows": rows}
+    out = Path(__file__).parent / "results" / "sets.json"
     out.write_text(json.dumps(results | vars(arguments), indent=2, sort_keys=True) + "\n")
 
 
@@ -104,19 +99,6 @@ def latency_cost() -> CostModel:
         drop=lambda choice, count: 0.02 + slopes[choice.rule] * count,
         fixed=1.0,
     )
-
-
-def count_solved() -> list[None]:
-    """A list that grows by one with each programme solved."""
-    solved: list[None] = []
-    milp = scipy.optimize.milp
-
-    def counting(*arguments, **named):
-        solved.append(None)
-        return milp(*arguments, **named)
-
-    scipy.optimize.milp = counting
-    return solved
 
 
 if __name__ == "__main__":
