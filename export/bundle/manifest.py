@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vitcop.calibrate.core.digests import sha256_of_json
-from vitcop.calibrate.core.strict_json import parse, to_json
+from vitcop.calibrate.core.strict_json import naming, parse, to_json
 from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.export.bundle.architecture import DTYPES, INPUT_KINDS, Architecture
 from vitcop.export.bundle.file_names import check_file_name
@@ -69,9 +69,6 @@ class Manifest:
     provenance: dict[str, Any]
     schema_version: int = SCHEMA_VERSION
 
-    def __post_init__(self) -> None:
-        _check(self)
-
     def to_json(self) -> str:
         """The text of manifest.json: sorted keys, no timestamps, so that equal bundles are equal bytes."""
         return to_json(dataclasses.asdict(self), indent=2) + "\n"
@@ -79,7 +76,10 @@ class Manifest:
     @classmethod
     def from_json(cls, text: str, *, source: str = MANIFEST_NAME) -> "Manifest":
         """Parse manifest.json. Raises InputError that names `source` and the field."""
-        return parse(cls, text, source, version=SCHEMA_VERSION, hint="export the bundle again")
+        manifest = parse(cls, text, source, version=SCHEMA_VERSION, hint="export the bundle again")
+        with naming(source):
+            _check(manifest)
+        return manifest
 
 
 def schedule_hash(schedule: Schedule) -> str:

@@ -82,6 +82,7 @@ def bundle_of(folder: Path, family: str, schedule: Schedule, *, own: int = 36) -
         weights=Weights(mode="referenced", folder=".", files=()),
         op_revisions={},
         versions={},
+        provenance={},
     )
     return Bundle(path=folder, manifest=manifest, schedule=schedule)
 

@@ -66,7 +66,7 @@ def convert_graph(source: Path, destination: Path, dtype: HalfType) -> None:
     source, destination = Path(source), Path(destination)
     if dtype not in ("float16", "bfloat16"):
         raise InputError(f"precision {dtype!r} is not one of float16, bfloat16")
-    bundle = Bundle.open(source.parent)
+    bundle = Bundle.open(source.parent, check_weights="size")
     if source.stem not in GRAPHS or source != bundle.graph(source.stem):
         raise InputError(f"{source}: not a graph of the bundle {bundle.path} ({', '.join(GRAPHS)})")
     model = narrowed(bundle, source.stem, dtype, onnx.load(source, load_external_data=False))
