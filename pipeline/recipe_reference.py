@@ -1,40 +1,40 @@
-"""The reference of all recipe keys, made from the models themselves, so that it cannot go stale."""
+"""The reference of all recipe keys, made from the classes themselves, so that it cannot go stale."""
 
+import dataclasses
 from typing import Any
 
-from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
-
-from vitcop.pipeline.recipe import Recipe
-from vitcop.pipeline.recipe_errors import section_of
+from vitcop.calibrate.core.settings import meaning
+from vitcop.pipeline.recipe import Recipe, sections_of
 
 
 def recipe_reference() -> str:
-    """Every key with its default and description, as text that is itself shaped like a recipe."""
+    """Every key with its default and meaning, as text that is itself shaped like a recipe."""
     return "\n".join(_lines(Recipe, 0)) + "\n"
 
 
-def _lines(model: type[BaseModel], depth: int) -> list[str]:
-    indent, lines = "  " * depth, []
-    for name, info in model.model_fields.items():
-        child = section_of(info.annotation)
-        if child is not None:
-            lines += ["", f"{indent}{name}:".ljust(34) + f"# {(child.__doc__ or '').splitlines()[0]}"]
-            lines += _lines(child, depth + 1)
-            continue
-        lines.append(f"{indent}{name}: {_default(info)}".ljust(34) + f"# {info.description}")
+def _lines(kind: type, depth: int) -> list[str]:
+    indent, lines, sections = "  " * depth, [], sections_of(kind)
+    for item in dataclasses.fields(kind):
+        section = sections[item.name]
+        if section is not None:
+            lines += ["", f"{f'{indent}{item.name}:':<33} # {(section.__doc__ or '').splitlines()[0]}"]
+            lines += _lines(section, depth + 1)
+        else:
+            lines.append(f"{f'{indent}{item.name}: {_default(item)}':<33} # {meaning(item)}")
     return lines
 
 
-def _default(info: Any) -> str:
-    if info.is_required():
-        return "<required>"
-    value = info.get_default(call_default_factory=True)
-    assert value is not PydanticUndefined
+def _default(item: dataclasses.Field) -> str:
+    if item.default_factory is not dataclasses.MISSING:
+        return str(item.default_factory())
+    return "<required>" if item.default is dataclasses.MISSING else _text(item.default)
+
+
+def _text(value: Any) -> str:
     if value is None or value == "":
         return "null" if value is None else '""'
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
-        return f"{value:.4g}" if value != 1 / 3 else "1/3"
-    return str(value)
+        return f"{value:.4g}"
+    return f"[{', '.join(map(_text, value))}]" if isinstance(value, tuple) else str(value)

@@ -1,13 +1,14 @@
 """The stages of a run: what each reads, what each writes, and what decides whether it has to run again."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vitcop.calibrate.core.strict_json import plain
 from vitcop.pipeline.console import Console
 from vitcop.pipeline.preflight import Checked
-from vitcop.pipeline.recipe import CalibrateSection, Recipe
+from vitcop.pipeline.recipe import CalibrateSection, Recipe, sections_of
 from vitcop.pipeline.versions import versions_of
 
 UNPRUNED = ".vitcop/unpruned"
@@ -73,13 +74,13 @@ class Stage:
 
 def recipe_slice(recipe: Recipe, keys: tuple[str, ...]) -> dict[str, Any]:
     """The values of a recipe under some keys, flat, by dotted key. Files are inputs, told by digest."""
-    data, flat = recipe.model_dump(), {}
+    data, flat = asdict(recipe), {}
     for key in keys:
         value = data
         for part in key.split("."):
             value = value[part]
         flat |= _flatten(key, value)
-    return flat
+    return plain(flat)
 
 
 def _flatten(key: str, value: Any) -> dict[str, Any]:
@@ -133,12 +134,14 @@ def _run_calibrate(stage: StageRun) -> None:
         recipe.data.selection,
         **recipe.constraint,
         seed=section.seed,
-        settings=recipe.search_settings,
+        settings=section.search,
         cost=section.cost,
         subset_limits=section.subset_limits,
         workers=Workers(executor=section.executor, count=section.workers),
         calibration_limit=section.calibration_limit,
         selection_limit=section.selection_limit,
+        skip_bad=section.skip_bad,
+        console=stage.console,
     )
     search.run(
         schedule_out=stage.target("schedule.json"),
@@ -272,7 +275,7 @@ STAGES: tuple[Stage, ...] = (
         outputs=(Output(path="schedule.json"), Output(path="calibration.json", optional=True)),
         # Who does the work makes no difference to what is found.
         settings=(
-            *(f"calibrate.{name}" for name in CalibrateSection.model_fields if name not in ("executor", "workers")),
+            *(f"calibrate.{name}" for name in sections_of(CalibrateSection) if name not in ("executor", "workers")),
             "device",
             "attn",
         ),

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from vitcop.plugins.errors import InputError
 
@@ -102,18 +102,23 @@ def naming(source: str) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise InputError(f"{source}: {error}") from None
+        raise InputError(f"{source}: {error}" if source else str(error)) from None
 
 
 def read(kind: Any, value: Any, key: str = "") -> Any:
     """A value of an annotated type from JSON values, or from what is of that type already.
 
     Takes dataclasses, `tuple[X, ...]`, `tuple[X, Y]`, `list[X]`, `dict[str, X]`, `X | None`, Literal, Any, int, float
-    (also from an integer), str, bool and Path.
+    (also from an integer), str, bool, Path, and `Annotated[X, convert]`, where `convert` gives what X takes or raises
+    InputError.
 
     Raises InputError that names the key below `key`, as in "drops[0].keep".
     """
     origin, inner = get_origin(kind) or kind, get_args(kind)
+    if origin is Annotated:
+        with naming(key):
+            value = inner[1](value)
+        return read(inner[0], value, key)
     if kind is Any:
         return value
     if origin in (Union, types.UnionType):
@@ -176,7 +181,7 @@ def _check(kind: type, value: Any, key: str) -> Any:
 
 @cache
 def _fields(kind: type) -> dict[str, Any]:
-    hints = get_type_hints(kind)
+    hints = get_type_hints(kind, include_extras=True)
     return {item.name: hints[item.name] for item in dataclasses.fields(kind) if item.init}
 
 

@@ -2,88 +2,60 @@
 
 from dataclasses import dataclass
 
+from vitcop.calibrate.core.settings import Share, check_settings, setting
 from vitcop.calibrate.data.task_scores import metric_of
 from vitcop.calibrate.models.dtypes import dtype_name
 from vitcop.plugins.errors import InputError
-
-_POSITIVE = (
-    "batch_size",
-    "max_new_tokens",
-    "top_k",
-    "keep_counts",
-    "max_drops",
-    "forecast_sets",
-    "generation_size",
-    "finalists",
-    "curve_sets",
-    "threads",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationSettings:
     """How hard to search and how to run the model.
 
-    Args:
-        batch_size: prompts run together.
-        max_new_tokens: longest answer of the original that is compared.
-        top_k: tokens whose probability is compared one by one; all others count as one.
-        metric: the task score: exact_match, vqa_accuracy, anls or multiple_choice.
-        rungs: share of the calibration set that the rules of a cell have seen after each round, ascending to 1.
-        keep_counts: keep counts of the sensitivity table, on a geometric ladder.
-        max_drops: most drops of a schedule, one in the vision stage counted.
-        forecast_sets: best sets by forecast that are measured.
-        generations, generation_size: of the joint refinement around them; 0 generations for none.
-        finalists: schedules measured again on the selection set.
-        curve_budgets: budgets of the curve, beside the one asked for.
-        curve_sets: best sets by forecast that are measured at each of these.
-        head_reductions: reductions of the key norm to try.
-        merge_orders: orders in which a merge by key norm is tried; "largest" merges by the negated score.
-        cutoff_quantiles: cluster cutoffs to try; None is the paper's distance 8.
-        check_share: share of the calibration samples for which gradients check what the scores tell.
-        device, dtype, attn: as in `load_model`; "fp16" becomes "float16".
-        threads: of torch, in each unit of work. Results may depend on it in their last bits, and never on how many
-            workers there are.
-        vision_cache_bytes: vision outputs held between candidates.
-        prefix_memory_bytes: prefixes (hidden states, keys and values before a drop) held between candidates, on the
-            model's device; 0 for none.
+    `device`, `dtype` and `attn` are as in `load_model`; "fp16" becomes "float16". Results may depend on `threads` in
+    their last bits, and never on how many workers there are.
     """
 
-    batch_size: int = 16
-    max_new_tokens: int = 16
-    top_k: int = 64
-    metric: str = "exact_match"
-    rungs: tuple[float, ...] = (0.25, 1.0)
-    keep_counts: int = 6
-    max_drops: int = 3
-    forecast_sets: int = 12
-    generations: int = 6
-    generation_size: int = 8
-    finalists: int = 4
-    curve_budgets: tuple[float, ...] = (1 / 3, 2 / 9, 1 / 9, 0.05)
-    curve_sets: int = 4
-    head_reductions: tuple[str, ...] = ("mean_key", "mean_norm")
-    merge_orders: tuple[str, ...] = ("smallest",)
-    cutoff_quantiles: tuple[float | None, ...] = (None, 0.2)
-    check_share: float = 0.25
-    device: str = "cpu"
-    dtype: str = "float32"
-    attn: str = "sdpa"
-    threads: int = 1
-    vision_cache_bytes: int = 4 << 30
-    prefix_memory_bytes: int = 2 << 30
+    batch_size: int = setting(16, "prompts run together", least=1)
+    max_new_tokens: int = setting(16, "longest answer of the original that is compared, in tokens", least=1)
+    top_k: int = setting(64, "tokens whose probability is compared one by one; all others count as one", least=1)
+    metric: str = setting("exact_match", "task score: exact_match, vqa_accuracy, anls, multiple_choice")
+    rungs: tuple[Share, ...] = setting(
+        (0.25, 1.0), "share of the samples that the rules of a cell have seen after each round, ascending to 1"
+    )
+    keep_counts: int = setting(6, "keep counts of the sensitivity table, on a geometric ladder", least=1)
+    max_drops: int = setting(3, "most drops of a schedule, one in the vision stage counted", least=1)
+    forecast_sets: int = setting(12, "best sets by forecast that are measured", least=1)
+    generations: int = setting(6, "of the joint refinement around them; 0 for none", least=0)
+    generation_size: int = setting(8, "schedules of a generation", least=1)
+    finalists: int = setting(4, "schedules measured again on the selection set", least=1)
+    curve_budgets: tuple[Share, ...] = setting(
+        (1 / 3, 2 / 9, 1 / 9, 0.05), "budgets of the curve, beside the one asked for"
+    )
+    curve_sets: int = setting(4, "best sets by forecast that are measured at each of these", least=1)
+    head_reductions: tuple[str, ...] = setting(("mean_key", "mean_norm"), "reductions of the key norm to try")
+    merge_orders: tuple[str, ...] = setting(
+        ("smallest",), "orders of a merge by key norm; largest merges by the negated score"
+    )
+    cutoff_quantiles: tuple[Share | None, ...] = setting(
+        (None, 0.2), "cluster cutoffs to try; null is the paper's distance 8"
+    )
+    check_share: float = setting(
+        0.25, "share of the calibration samples for which gradients check what the scores tell", least=0, most=1
+    )
+    device: str = setting("cpu", "where the model runs: cpu, cuda")
+    dtype: str = setting("float32", "float type of the model: fp32, fp16, bf16")
+    attn: str = setting("sdpa", "attention of the model: eager, sdpa, flash_attention_2")
+    threads: int = setting(1, "of torch, in each unit of work", least=1)
+    vision_cache_bytes: int = setting(4 << 30, "vision outputs held between candidates", least=0)
+    prefix_memory_bytes: int = setting(
+        2 << 30, "prefixes (hidden states, keys, values before a drop) held on the device; 0 for none", least=0
+    )
 
     def __post_init__(self) -> None:
-        for name in _POSITIVE:
-            if getattr(self, name) < 1:
-                raise InputError(f"calibration settings: {name} must be at least 1, found {getattr(self, name)}")
-        for name in ("generations", "vision_cache_bytes", "prefix_memory_bytes"):
-            if getattr(self, name) < 0:
-                raise InputError(f"calibration settings: {name} must be at least 0, found {getattr(self, name)}")
-        if not self.rungs or list(self.rungs) != sorted(set(self.rungs)) or self.rungs[0] <= 0 or self.rungs[-1] != 1.0:
-            raise InputError(f"calibration settings: rungs must ascend within (0, 1] and end at 1, found {self.rungs}")
-        metric_of(self.metric)
         # One name for each type: settings that mean the same are equal, and so are the keys of what they measure.
         object.__setattr__(self, "dtype", dtype_name(self.dtype))
-        if not 0 <= self.check_share <= 1:
-            raise InputError(f"calibration settings: check_share must be in [0, 1], found {self.check_share}")
+        check_settings(self)
+        if not self.rungs or list(self.rungs) != sorted(set(self.rungs)) or self.rungs[-1] != 1.0:
+            raise InputError(f"rungs: must ascend within (0, 1] and end at 1, found {self.rungs}")
+        metric_of(self.metric)

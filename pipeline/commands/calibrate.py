@@ -78,6 +78,7 @@ def command(
 
     An interrupted search goes on where it was.
     """
+    from vitcop.calibrate.evaluate.settings import CalibrationSettings
     from vitcop.pipeline.console import Console
     from vitcop.pipeline.inspection import inspect_schedule
     from vitcop.pipeline.steps.calibrate import Workers, calibrate
@@ -92,7 +93,7 @@ def command(
         cost=cost,
         subset_limits=_limits(subset_limit),
         seed=seed,
-        settings={"metric": metric, "batch_size": batch_size, "device": device, "dtype": dtype, "attn": attn},
+        settings=CalibrationSettings(metric=metric, batch_size=batch_size, device=device, dtype=dtype, attn=attn),
         calibration_limit=limit,
         selection_limit=limit,
         skip_bad=skip_bad,

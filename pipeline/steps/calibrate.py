@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitcop.calibrate.core.partial import write_text
+from vitcop.calibrate.core.settings import share
+from vitcop.calibrate.core.strict_json import naming
 from vitcop.pipeline.console import Console
-from vitcop.pipeline.recipe_values import parse_budget
-from vitcop.pipeline.search_settings import search_settings
 from vitcop.pipeline.workspace import Workspace
 from vitcop.plugins.errors import InputError
 
@@ -145,7 +145,7 @@ def open_search(
     budget: float | str | None = None,
     limits_to: Mapping[str, float] | None = None,
     seed: int = 0,
-    settings: dict[str, Any] | None = None,
+    settings: "CalibrationSettings | None" = None,
     calibration_limit: int | None = None,
     selection_limit: int | None = None,
     cost: str | Path | None = None,
@@ -165,12 +165,14 @@ def open_search(
     Raises InputError for a wrong model, sample, constraint or setting, MissingError where this machine lacks what the
     settings ask for.
     """
+    from vitcop.calibrate.evaluate.settings import CalibrationSettings
     from vitcop.calibrate.models.checkpoint import Checkpoint
     from vitcop.calibrate.models.loading import check_placement
     from vitcop.calibrate.schedule.latency import CostTable
     from vitcop.calibrate.stats.subset_limits import SubsetLimit
 
-    constraint, chosen, workers = _constraint(budget, limits_to or {}), search_settings(settings), workers or Workers()
+    constraint, workers = _constraint(budget, limits_to or {}), workers or Workers()
+    chosen = settings or CalibrationSettings()
     checkpoint = Checkpoint.open(model)
     if workers.executor == "local":  # Ray's workers may have what this machine lacks.
         check_placement(chosen.device, chosen.dtype, chosen.attn)
@@ -198,10 +200,8 @@ def _constraint(budget: float | str | None, limits_to: Mapping[str, float]) -> "
         raise InputError(f"{' and '.join(given)}: a search has one constraint; leave out all but one")
     if given and given != ["budget"]:
         return Constraint(kind=given[0], value=float(limits_to[given[0]]))
-    try:
-        return Constraint(kind="budget", value=parse_budget(DEFAULT_BUDGET if budget is None else budget))
-    except ValueError as error:
-        raise InputError(f"budget: {error}") from None
+    with naming("budget"):
+        return Constraint(kind="budget", value=share(DEFAULT_BUDGET if budget is None else budget))
 
 
 def _samples(path: str | Path, limit: int | None, skip_bad: bool, console: Console | None) -> "list[Sample]":

@@ -331,5 +331,5 @@ def test_the_evaluator_measures_the_same(tiny, samples, ran):
 
 
 def test_sizes_are_checked():
-    with pytest.raises(InputError, match="prefix_memory_bytes must be at least 0"):
+    with pytest.raises(InputError, match="prefix_memory_bytes: must be at least 0"):
         CalibrationSettings(prefix_memory_bytes=-1)

@@ -6,7 +6,6 @@ from click.testing import CliRunner
 from vitcop.calibrate.evaluate.settings import CalibrationSettings
 from vitcop.pipeline.cli import cli
 from vitcop.pipeline.recipe import parse_recipe
-from vitcop.pipeline.search_settings import search_settings
 from vitcop.pipeline.steps.calibrate import Search
 
 
@@ -55,4 +54,4 @@ def test_with_ray_the_workers_look_for_their_gpus(settings_of, monkeypatch):
 def test_a_recipe_names_types_as_the_command_does(project):
     data = {name: f"data/{name}.jsonl" for name in ("calibration", "selection", "evaluation")}
     recipe = parse_recipe({"model": "model", "data": data, "calibrate": {"search": {"dtype": "fp16"}}}, folder=project)
-    assert search_settings(recipe.search_settings) == CalibrationSettings(dtype="float16")
+    assert recipe.calibrate.search == CalibrationSettings(dtype="float16")

@@ -60,14 +60,14 @@ def change_sample(project: Path, split: str, number: int, **values: object) -> N
 @pytest.mark.parametrize(
     ("old", "new", "names"),
     [
-        ("budget:", "budgget:", ("`calibrate.budgget`", "did you mean `calibrate.budget`?")),
+        ("budget:", "budgget:", ("calibrate.budgget", "did you mean calibrate.budget?")),
         (
             "calibrate:\n",
             "calibrate:\n  copy_weight: true\n",
-            ("`calibrate.copy_weight`", "did you mean `export.copy_weights`?"),
+            ("calibrate.copy_weight", "did you mean export.copy_weights?"),
         ),
-        ("model: model", "model: model\nmodle: other", ("`modle`", "did you mean `model`?")),
-        ("model: model", "model: model\nxyzzy: 1", ("`xyzzy`", "known here: model, device, attn, data")),
+        ("model: model", "model: model\nmodle: other", ("modle", "did you mean model?")),
+        ("model: model", "model: model\nxyzzy: 1", ("xyzzy", "known here: model, device, attn, data")),
     ],
 )
 def test_unknown_recipe_key_names_the_nearest(refuses_run, project, old, new, names):
@@ -76,11 +76,11 @@ def test_unknown_recipe_key_names_the_nearest(refuses_run, project, old, new, na
 
 
 @pytest.mark.parametrize(
-    "budget", ["0", "0/3", "-0.1", "1.01", "4/3", "nan", "inf", "abc", "1/0", "true", "null", "[1]", "1e400"]
+    "budget", ["0", "0/3", "-0.1", "1.01", "4/3", "nan", "inf", "abc", "1/0", "true", "[1]", "1e400"]
 )
 def test_budget_outside_its_range(refuses_run, project, budget):
     edit(project, "budget: 1/3", f"budget: {budget}")
-    refuses_run("recipe.yaml", "`calibrate.budget`", "at most 1")
+    refuses_run("recipe.yaml", "calibrate.budget", "at most 1")
 
 
 @pytest.mark.parametrize("budget", ["0", "-1", "1.5", "2/1", "x"])
@@ -158,7 +158,7 @@ def test_missing_recipe(refuses, project):
 
 def test_recipe_with_missing_key(refuses_run, project):
     edit(project, "  selection: data/selection.jsonl\n", "")
-    refuses_run("`data.selection` is missing")
+    refuses_run("data.selection: missing")
 
 
 def test_same_file_for_two_splits(refuses_run, project):
@@ -294,7 +294,7 @@ def test_model_of_an_unknown_architecture(refuses_run, project):
 def test_target_that_is_not_known(refuses_run, project):
     with (project / "recipe.yaml").open("a") as file:
         file.write("build:\n  target: openvino\n")
-    refuses_run("`build.target`", "onnxruntime", "openvino")
+    refuses_run("build.target", "onnxruntime", "openvino")
 
 
 def test_no_disk_space_before_the_start(refuses_run, monkeypatch):
