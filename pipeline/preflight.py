@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from vitcop.calibrate.core.digests import known_digests, known_sha256, sha256_of_json
 from vitcop.calibrate.core.progress import Progress
 from vitcop.pipeline.console import Console
-from vitcop.pipeline.recipe import PRESETS, Recipe
+from vitcop.pipeline.recipe import Recipe
+from vitcop.pipeline.settings import PRESETS
 from vitcop.plugins.errors import InputError
 
 if TYPE_CHECKING:

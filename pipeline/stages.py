@@ -8,7 +8,8 @@ from typing import Any
 from vitcop.calibrate.core.strict_json import plain
 from vitcop.pipeline.console import Console
 from vitcop.pipeline.preflight import Checked
-from vitcop.pipeline.recipe import CalibrateSection, Recipe, sections_of
+from vitcop.pipeline.recipe import Recipe, sections_of
+from vitcop.pipeline.settings import SearchSettings
 from vitcop.pipeline.versions import versions_of
 
 UNPRUNED = ".vitcop/unpruned"
@@ -122,27 +123,13 @@ def _verify_inputs(recipe: Recipe, checked: Checked) -> dict[str, str]:
 def _run_calibrate(stage: StageRun) -> None:
     from vitcop.calibrate.core.partial import write_text
     from vitcop.pipeline.preflight import load_schedule
-    from vitcop.pipeline.steps.calibrate import Workers, open_search
+    from vitcop.pipeline.steps.calibrate import open_search
 
     recipe, section = stage.recipe, stage.recipe.calibrate
     if section.schedule is not None:
         write_text(stage.target("schedule.json"), load_schedule(section.schedule, stage.checked.checkpoint).to_json())
         return
-    search = open_search(
-        recipe.model,
-        recipe.data.calibration,
-        recipe.data.selection,
-        **recipe.constraint,
-        seed=section.seed,
-        settings=section.search,
-        cost=section.cost,
-        subset_limits=section.subset_limits,
-        workers=Workers(executor=section.executor, count=section.workers),
-        calibration_limit=section.calibration_limit,
-        selection_limit=section.selection_limit,
-        skip_bad=section.skip_bad,
-        console=stage.console,
-    )
+    search = open_search(recipe.model, recipe.data.calibration, recipe.data.selection, section, console=stage.console)
     search.run(
         schedule_out=stage.target("schedule.json"),
         calibration_out=stage.target("calibration.json"),
@@ -176,24 +163,16 @@ def _run_build(stage: StageRun) -> None:
 def _run_verify(stage: StageRun) -> None:
     from vitcop.pipeline.steps.verify import verify
 
-    section = stage.recipe.verify
     verify(
         stage.out / "bundle",
         stage.recipe.data.evaluation,
+        stage.recipe.verify,
         target=stage.recipe.build.target,
         options=stage.recipe.target_options,
         model=stage.recipe.model,
-        out=stage.target("verify.json"),
-        gates=section.gates,
-        metric=section.metric,
         device=stage.recipe.device,
         attn=stage.recipe.attn,
-        batch_size=section.batch_size,
-        max_new_tokens=section.max_new_tokens,
-        limit=section.limit,
-        baseline=section.baseline,
-        controls=section.controls,
-        seed=section.seed,
+        out=stage.target("verify.json"),
         console=stage.console,
     )
 
@@ -207,22 +186,18 @@ def _run_reference(stage: StageRun) -> None:
 def _run_bench(stage: StageRun) -> None:
     from vitcop.pipeline.steps.bench import bench
 
-    section = stage.recipe.bench
+    settings = stage.recipe.bench
     bench(
         stage.out / "bundle",
         stage.recipe.data.evaluation,
+        settings,
         target=stage.recipe.build.target,
         options=stage.recipe.target_options,
         model=stage.recipe.model,
-        unpruned=stage.out / UNPRUNED if section.unpruned else None,
-        compare_torch=section.compare_torch,
+        against=stage.out / UNPRUNED if settings.unpruned else None,
         device=stage.recipe.device,
         attn=stage.recipe.attn,
         out=stage.target("bench.json"),
-        batch_size=section.batch_size,
-        max_new_tokens=section.max_new_tokens,
-        repeats=section.repeats,
-        warmup=section.warmup,
         console=stage.console,
     )
 
@@ -275,7 +250,7 @@ STAGES: tuple[Stage, ...] = (
         outputs=(Output(path="schedule.json"), Output(path="calibration.json", optional=True)),
         # Who does the work makes no difference to what is found.
         settings=(
-            *(f"calibrate.{name}" for name in sections_of(CalibrateSection) if name not in ("executor", "workers")),
+            *(f"calibrate.{name}" for name in sections_of(SearchSettings) if name not in ("executor", "workers")),
             "device",
             "attn",
         ),

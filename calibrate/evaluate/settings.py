@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from vitcop.calibrate.core.settings import Share, check_settings, setting
 from vitcop.calibrate.data.task_scores import metric_of
-from vitcop.calibrate.models.dtypes import dtype_name
+from vitcop.calibrate.models.dtypes import Attention, dtype_name
 from vitcop.plugins.errors import InputError
 
 
@@ -26,7 +26,7 @@ class CalibrationSettings:
     keep_counts: int = setting(6, "keep counts of the sensitivity table, on a geometric ladder", least=1)
     max_drops: int = setting(3, "most drops of a schedule, one in the vision stage counted", least=1)
     forecast_sets: int = setting(12, "best sets by forecast that are measured", least=1)
-    generations: int = setting(6, "of the joint refinement around them; 0 for none", least=0)
+    generations: int = setting(6, "generations of the joint refinement around them; 0 for none", least=0)
     generation_size: int = setting(8, "schedules of a generation", least=1)
     finalists: int = setting(4, "schedules measured again on the selection set", least=1)
     curve_budgets: tuple[Share, ...] = setting(
@@ -45,11 +45,11 @@ class CalibrationSettings:
     )
     device: str = setting("cpu", "where the model runs: cpu, cuda")
     dtype: str = setting("float32", "float type of the model: fp32, fp16, bf16")
-    attn: str = setting("sdpa", "attention of the model: eager, sdpa, flash_attention_2")
-    threads: int = setting(1, "of torch, in each unit of work", least=1)
-    vision_cache_bytes: int = setting(4 << 30, "vision outputs held between candidates", least=0)
+    attn: Attention = setting("sdpa", "attention of the model; flash_attention_2 needs flash-attn and a GPU")
+    threads: int = setting(1, "threads of torch in each unit of work", least=1)
+    vision_cache_bytes: int = setting(4 << 30, "bytes of vision outputs held between candidates", least=0)
     prefix_memory_bytes: int = setting(
-        2 << 30, "prefixes (hidden states, keys, values before a drop) held on the device; 0 for none", least=0
+        2 << 30, "bytes of prefixes (what stands before a drop) held on the device; 0 for none", least=0
     )
 
     def __post_init__(self) -> None:

@@ -1,6 +1,11 @@
-"""Names of the float types that models and engines compute in. No torch."""
+"""Names of the float types that models and engines compute in, and of attentions. No torch."""
+
+from typing import Literal
 
 from vitcop.plugins.errors import InputError
+
+Attention = Literal["eager", "sdpa", "flash_attention_2"]
+"""Implementations of attention in transformers that a model can be run with."""
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 """What options call them -> what files, torch and NumPy call them."""

@@ -4,20 +4,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from vitcop.calibrate.models.checkpoint import Checkpoint
-from vitcop.calibrate.models.dtypes import dtype_name
+from vitcop.calibrate.models.dtypes import Attention, dtype_name
 from vitcop.calibrate.models.families import Family, family_of
 from vitcop.calibrate.models.processor import Processor, read_processor
 from vitcop.plugins.errors import InputError, MissingError
 
 if TYPE_CHECKING:
     import torch
-
-
-ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
-"""Attention implementations of transformers that PyTorch models may run with."""
 
 
 @contextmanager
@@ -128,8 +124,8 @@ def check_placement(device: str, dtype: "torch.dtype | str", attn: str) -> "tupl
 def check_attention(attn: str, device: "torch.device", dtype: "torch.dtype") -> None:
     """Raises InputError for an attention that is not known or cannot compute in this dtype, MissingError where its
     package or device is not there."""
-    if attn not in ATTENTIONS:
-        raise InputError(f"attention {attn!r} is not known; use {', '.join(ATTENTIONS)}")
+    if attn not in get_args(Attention):
+        raise InputError(f"attention {attn!r} is not known; use {', '.join(get_args(Attention))}")
     if attn != "flash_attention_2":
         return
     if device.type != "cuda":

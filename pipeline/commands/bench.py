@@ -1,18 +1,21 @@
 """`vitcop bench`."""
 
 import json
+from typing import Any
 
 import click
 
 from vitcop.pipeline.commands.options import (
     PATH,
     attention_option,
-    batch_size_option,
     engine_options,
     json_option,
     out_option,
+    settings_options,
+    taken,
     target_options,
 )
+from vitcop.pipeline.settings import BenchSettings
 from vitcop.plugins.errors import InputError
 
 
@@ -24,21 +27,13 @@ from vitcop.plugins.errors import InputError
     "--model", type=PATH, metavar="MODEL_DIR", help="The checkpoint; the one that the bundle names where left out."
 )
 @click.option(
-    "--unpruned", type=PATH, metavar="BUNDLE", help="A bundle of the same model without dropping, to compare with."
+    "--unpruned",
+    "against",
+    type=PATH,
+    metavar="BUNDLE",
+    help="A bundle of the same model without dropping, to compare with.",
 )
-@click.option("--compare-torch/--no-compare-torch", default=True, show_default=True, help="Also time PyTorch.")
-@batch_size_option(1)
-@click.option(
-    "--max-new-tokens",
-    type=click.IntRange(min=1),
-    default=16,
-    show_default=True,
-    help="Tokens decoded after each prefill.",
-)
-@click.option("--repeats", type=click.IntRange(min=1), default=10, show_default=True, help="Timed repetitions.")
-@click.option(
-    "--warmup", type=click.IntRange(min=0), default=2, show_default=True, help="Repetitions that are not counted."
-)
+@settings_options(BenchSettings, without=("enabled", "unpruned"))
 @attention_option
 @click.option(
     "--cost-table",
@@ -73,7 +68,7 @@ def command(
     trials: int,
     seed: int,
     as_json: bool,
-    **settings,
+    **given: Any,
 ) -> None:
     """Time the engine of a BUNDLE, pruned and unpruned, part by part.
 
@@ -87,7 +82,7 @@ def command(
 
         if out is not None:
             raise InputError("--cost-table writes cost.json alone: leave out -o, or run bench once more without it")
-        kept = {name: settings[name] for name in ("target", "model", "unpruned", "batch_size", "repeats", "warmup")}
+        kept = {name: given[name] for name in ("target", "model", "against", "batch_size", "repeats", "warmup")}
         options = engine_options(device, extra)
         table = cost_table(bundle, data, cost_out, options=options, trials=trials, seed=seed, console=console, **kept)
         console.result(json.loads(table.to_json()), trial_table(table))
@@ -97,10 +92,11 @@ def command(
     found = bench(
         bundle,
         data,
+        taken(BenchSettings, given),
         options=engine_options(device, extra),
         device=device or "cpu",
         out=out,
         console=console,
-        **settings,
+        **given,
     )
     console.result(found.to_dict(), bench_table(found))

@@ -1,16 +1,20 @@
 """Options that several commands share."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection
+from dataclasses import Field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
 
+from vitcop.calibrate.core.settings import meaning
+from vitcop.calibrate.core.strict_json import read
+from vitcop.calibrate.models.dtypes import Attention
 from vitcop.plugins.errors import InputError
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 PATH = click.Path()
-ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
 
 
 def json_option() -> Decorator:
@@ -34,60 +38,94 @@ def target_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--target", default="onnxruntime", show_default=True, help="The runtime.")(function)
 
 
-def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--device, --dtype and --attn: where and how the PyTorch model runs."""
-    function = attention_option(function)
-    function = click.option(
-        "--dtype", metavar="fp32|fp16|bf16", default="fp32", show_default=True, help="Float type of the PyTorch model."
-    )(function)
-    return click.option(
-        "--device", metavar="cpu|cuda", default="cpu", show_default=True, help="Where the PyTorch model runs."
-    )(function)
+class Listed(click.ParamType):
+    """Values with commas between, for a setting that is a tuple."""
+
+    name = "value,…"
+
+    def __init__(self, kind: Any) -> None:
+        self.kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return read(self.kind, [None if part == "null" else part for part in value.split(",") if part])
+        except InputError as error:
+            self.fail(f"{value!r}: {error}", param, ctx)
 
 
-def batch_size_option(default: int) -> Decorator:
-    """--batch-size."""
-    return click.option(
-        "--batch-size", type=click.IntRange(min=1), default=default, show_default=True, help="Prompts of one batch."
-    )
+class Read(click.ParamType):
+    """One value, as a recipe has it."""
+
+    def __init__(self, kind: Any, name: str) -> None:
+        self.kind, self.name = kind, name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return read(self.kind, value)
+        except InputError as error:
+            self.fail(str(error), param, ctx)
 
 
-def metric_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--metric."""
-    return click.option(
-        "--metric",
-        default="exact_match",
-        show_default=True,
-        help="Task score: exact_match, vqa_accuracy, anls, multiple_choice.",
-    )(function)
+def settings_options(kind: type, *, without: Collection[str] = ()) -> Decorator:
+    """An option for each field of a settings class, its meaning the help text; mappings and settings within settings
+    are left out. The command gets them by the names of the fields: see `taken`."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for item in reversed(fields(kind)):
+            hint = get_type_hints(kind, include_extras=True)[item.name]
+            if item.name not in without and get_origin(hint) is not dict and not is_dataclass(hint):
+                function = _option(item, hint)(function)
+        return function
+
+    return decorate
+
+
+def taken(kind: type, given: dict[str, Any], **more: Any) -> Any:
+    """The settings that options gave, which are taken out of `given`; `more` are those that have no option. Raises
+    InputError."""
+    names = [item.name for item in fields(kind) if item.name in given]
+    return kind(**{name: given.pop(name) for name in names}, **more)
+
+
+def _option(item: Field, hint: Any) -> Decorator:
+    flag, text = f"--{item.name.replace('_', '-')}", _sentence(meaning(item))
+    hint = next((each for each in get_args(hint) if type(None) in get_args(hint) and each is not type(None)), hint)
+    shown = {"default": item.default, "show_default": item.default is not None, "help": text}
+    if hint is bool:
+        if item.default:
+            return click.option(f"{flag}/--no-{flag[2:]}", **shown)
+        return click.option(flag, is_flag=True, help=text)
+    if get_origin(hint) is Literal:
+        return click.option(flag, type=click.Choice(get_args(hint)), **shown)
+    if get_origin(hint) is tuple:
+        shown["show_default"] = ",".join(
+            "null" if each is None else f"{each:.4g}" if isinstance(each, float) else each for each in item.default
+        )
+        return click.option(flag, type=Listed(hint), **shown)
+    if hint is int:
+        least, most = item.metadata["least"], item.metadata["most"]
+        return click.option(flag, type=click.IntRange(least, most), **shown)
+    if hint is float:
+        return click.option(flag, type=click.FloatRange(item.metadata["least"], item.metadata["most"]), **shown)
+    if hint is str:
+        return click.option(flag, **shown)
+    return click.option(flag, type=Read(hint, "path" if Path in get_args(hint) else "number"), **shown)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def attention_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """--attn."""
     return click.option(
         "--attn",
-        type=click.Choice(ATTENTIONS),
+        type=click.Choice(get_args(Attention)),
         default="sdpa",
         show_default=True,
         help="Attention of the PyTorch model; flash_attention_2 needs flash-attn and a GPU.",
-    )(function)
-
-
-def executor_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--executor and --workers."""
-    function = click.option(
-        "--workers",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="Share the work among N processes (or Ray actors), each with the model loaded and, on GPUs, one of its "
-        "own. The result is the same for any N.",
-    )(function)
-    return click.option(
-        "--executor",
-        type=click.Choice(("local", "ray")),
-        default="local",
-        show_default=True,
-        help="Where the work is done: on this machine, or by Ray at $RAY_ADDRESS (without one: a Ray started here).",
     )(function)
 
 

@@ -8,6 +8,7 @@ from vitcop.calibrate.core.partial import write_text
 from vitcop.pipeline.console import Console, dump_json
 from vitcop.pipeline.inspection import table
 from vitcop.pipeline.preflight import open_bundle
+from vitcop.pipeline.settings import BenchSettings
 
 if TYPE_CHECKING:
     from vitcop.export.measure import Bench
@@ -16,19 +17,15 @@ if TYPE_CHECKING:
 def bench(
     bundle: str | Path,
     data: str | Path,
+    settings: BenchSettings | None = None,
     *,
     target: str = "onnxruntime",
     options: Mapping[str, Any] | None = None,
     model: str | Path | None = None,
-    unpruned: str | Path | None = None,
-    compare_torch: bool = True,
+    against: str | Path | None = None,
     device: str = "cpu",
     attn: str = "sdpa",
     out: str | Path | None = None,
-    batch_size: int = 1,
-    max_new_tokens: int = 16,
-    repeats: int = 10,
-    warmup: int = 2,
     console: Console | None = None,
 ) -> "Bench":
     """Time vision tower, selector, prefill and decode of the engine and of the unpruned model.
@@ -38,23 +35,21 @@ def bench(
         data: samples whose prompts are timed.
         target, options: the runtime and its options.
         model: folder of the checkpoint; the one that the bundle names where None.
-        unpruned: a bundle of the same model without dropping, to compare with.
-        compare_torch: also time PyTorch, original and pruned, in the float type of the engine.
+        against: a bundle of the same model without dropping, to compare with.
         device: where PyTorch runs.
         attn: attention of the PyTorch model: "sdpa", "eager" or "flash_attention_2".
         out: where bench.json is written, if anywhere.
-        repeats, warmup: timed repetitions, and those before them that do not count.
 
     Raises InputError for anything wrong with bundle or samples.
     """
     from vitcop.calibrate.data.samples import load_samples
     from vitcop.export.runtimes import open_target
 
-    console = console or Console(quiet=True)
+    console, settings = console or Console(quiet=True), settings or BenchSettings()
     opened = open_bundle(bundle, console)
-    reference = open_bundle(unpruned, console) if unpruned is not None else None
+    unpruned = open_bundle(against, console) if against is not None else None
     open_target(target)
-    samples = load_samples(data, limit=batch_size)
+    samples = load_samples(data, limit=settings.batch_size)
 
     from vitcop.export.measure import bench as measure
 
@@ -65,14 +60,14 @@ def bench(
             target=target,
             options=dict(options or {}),
             model_dir=Path(model) if model is not None else None,
-            unpruned=reference,
-            compare_torch=compare_torch,
+            unpruned=unpruned,
+            compare_torch=settings.compare_torch,
             device=device,
             attn=attn,
-            batch_size=batch_size,
-            max_new_tokens=max_new_tokens,
-            repeats=repeats,
-            warmup=warmup,
+            batch_size=settings.batch_size,
+            max_new_tokens=settings.max_new_tokens,
+            repeats=settings.repeats,
+            warmup=settings.warmup,
             progress=progress,
         )
     if out is not None:

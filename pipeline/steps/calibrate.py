@@ -1,38 +1,24 @@
 """`calibrate`: find the schedule that keeps the most quality within a constraint, on the user's own samples."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitcop.calibrate.core.partial import write_text
-from vitcop.calibrate.core.settings import share
-from vitcop.calibrate.core.strict_json import naming
 from vitcop.pipeline.console import Console
+from vitcop.pipeline.settings import SearchSettings
 from vitcop.pipeline.workspace import Workspace
 from vitcop.plugins.errors import InputError
 
 if TYPE_CHECKING:
     from vitcop.calibrate.data.samples import Sample
-    from vitcop.calibrate.evaluate.settings import CalibrationSettings
     from vitcop.calibrate.models.checkpoint import Checkpoint
     from vitcop.calibrate.schedule.latency import CostTable
     from vitcop.calibrate.schedule.schedule import Schedule
     from vitcop.calibrate.search.calibration import Calibration
-    from vitcop.calibrate.search.constraints import Constraint
-    from vitcop.calibrate.stats.subset_limits import SubsetLimit
     from vitcop.calibrate.work.shards import PartialTable, Shard
-
-DEFAULT_BUDGET = "1/3"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Workers:
-    """Who performs the work: this process, `count` processes of this machine, or Ray actors ("ray")."""
-
-    executor: str = "local"
-    count: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +28,8 @@ class Search:
     checkpoint: "Checkpoint"
     calibration_samples: "list[Sample]"
     selection_samples: "list[Sample]"
-    constraint: "Constraint"
-    seed: int = 0
-    settings: "CalibrationSettings"
+    settings: SearchSettings
     cost_table: "CostTable | None" = None
-    limits: "tuple[SubsetLimit, ...]" = ()
-    workers: Workers = Workers()
-    skip_bad: bool = False
 
     def run(
         self,
@@ -66,15 +47,19 @@ class Search:
             merged: what all shards found, in place of measuring the table.
         """
         from vitcop.calibrate.search.calibrating import calibrate
+        from vitcop.calibrate.stats.subset_limits import SubsetLimit
 
         self._tell(console)
         result = self._skipping(
             calibrate,
             console,
-            constraint=self.constraint,
+            constraint=self.settings.constraint,
             store=store,
             cost_table=self.cost_table,
-            limits=self.limits,
+            limits=[
+                SubsetLimit(subset=subset, max_drop=most)
+                for subset, most in sorted(self.settings.subset_limits.items())
+            ],
             merged=merged,
         )
         if calibration_out is not None:
@@ -104,7 +89,7 @@ class Search:
                     return search(self.checkpoint, *sets.values(), progress=progress, **arguments, **self._settings)
             except BadSamplesError as error:
                 kept = [sample for sample in sets[error.name] if sample.id not in error.bad]
-                if not (self.skip_bad and kept):
+                if not (self.settings.skip_bad and kept):
                     raise
                 sets[error.name] = kept
                 for reason in error.bad.values():
@@ -114,10 +99,9 @@ class Search:
     def _settings(self) -> dict[str, Any]:
         from vitcop.calibrate.work.executors.opening import open_executor
 
-        opened = partial(
-            open_executor, self.workers.executor, num_workers=self.workers.count, device=self.settings.device
-        )
-        return {"seed": self.seed, "settings": self.settings, "open_executor": opened}
+        settings, search = self.settings, self.settings.search
+        opened = partial(open_executor, settings.executor, num_workers=settings.workers, device=search.device)
+        return {"seed": settings.seed, "settings": search, "open_executor": opened}
 
     def _tell(self, console: Console) -> None:
         if not any(sample.answers for sample in (*self.calibration_samples, *self.selection_samples)):
@@ -141,67 +125,30 @@ def open_search(
     model: str | Path,
     calibration: str | Path,
     selection: str | Path,
+    settings: SearchSettings | None = None,
     *,
-    budget: float | str | None = None,
-    limits_to: Mapping[str, float] | None = None,
-    seed: int = 0,
-    settings: "CalibrationSettings | None" = None,
-    calibration_limit: int | None = None,
-    selection_limit: int | None = None,
-    cost: str | Path | None = None,
-    subset_limits: Mapping[str, float] | None = None,
-    workers: Workers | None = None,
-    skip_bad: bool = False,
     console: Console | None = None,
 ) -> Search:
     """Open and check all inputs of a search.
 
-    Args:
-        limits_to: one of flops, kv_bytes, latency_ms, max_loss and its value, in place of a budget.
-        cost: cost.json of a target.
-        subset_limits: greatest loss of task score (a share of 1) by subset.
-        skip_bad: leave out samples that cannot be read, or that the original cannot answer, and name them.
-
-    Raises InputError for a wrong model, sample, constraint or setting, MissingError where this machine lacks what the
-    settings ask for.
+    Raises InputError for a wrong model, sample or cost table, MissingError where this machine lacks what the settings
+    ask for.
     """
-    from vitcop.calibrate.evaluate.settings import CalibrationSettings
     from vitcop.calibrate.models.checkpoint import Checkpoint
     from vitcop.calibrate.models.loading import check_placement
     from vitcop.calibrate.schedule.latency import CostTable
-    from vitcop.calibrate.stats.subset_limits import SubsetLimit
 
-    constraint, workers = _constraint(budget, limits_to or {}), workers or Workers()
-    chosen = settings or CalibrationSettings()
+    settings = settings or SearchSettings()
     checkpoint = Checkpoint.open(model)
-    if workers.executor == "local":  # Ray's workers may have what this machine lacks.
-        check_placement(chosen.device, chosen.dtype, chosen.attn)
+    if settings.executor == "local":  # Ray's workers may have what this machine lacks.
+        check_placement(settings.search.device, settings.search.dtype, settings.search.attn)
     return Search(
         checkpoint=checkpoint,
-        calibration_samples=_samples(calibration, calibration_limit, skip_bad, console),
-        selection_samples=_samples(selection, selection_limit, skip_bad, console),
-        constraint=constraint,
-        seed=seed,
-        settings=chosen,
-        cost_table=None if cost is None else CostTable.load(cost),
-        limits=tuple(
-            SubsetLimit(subset=subset, max_drop=most) for subset, most in sorted((subset_limits or {}).items())
-        ),
-        workers=workers,
-        skip_bad=skip_bad,
+        calibration_samples=_samples(calibration, settings.calibration_limit, settings.skip_bad, console),
+        selection_samples=_samples(selection, settings.selection_limit, settings.skip_bad, console),
+        settings=settings,
+        cost_table=None if settings.cost is None else CostTable.load(settings.cost),
     )
-
-
-def _constraint(budget: float | str | None, limits_to: Mapping[str, float]) -> "Constraint":
-    from vitcop.calibrate.search.constraints import Constraint
-
-    given = [name for name, value in {"budget": budget, **limits_to}.items() if value is not None]
-    if len(given) > 1:
-        raise InputError(f"{' and '.join(given)}: a search has one constraint; leave out all but one")
-    if given and given != ["budget"]:
-        return Constraint(kind=given[0], value=float(limits_to[given[0]]))
-    with naming("budget"):
-        return Constraint(kind="budget", value=share(DEFAULT_BUDGET if budget is None else budget))
 
 
 def _samples(path: str | Path, limit: int | None, skip_bad: bool, console: Console | None) -> "list[Sample]":
@@ -219,12 +166,12 @@ def calibrate(
     model: str | Path,
     calibration: str | Path,
     selection: str | Path,
+    settings: SearchSettings | None = None,
     *,
     out: str | Path | None = None,
     shard: str | None = None,
     merged: Sequence[str | Path] = (),
     console: Console | None = None,
-    **search: Any,
 ) -> "Schedule | Path":
     """Search for the schedule of a model.
 
@@ -234,7 +181,6 @@ def calibrate(
         out: folder for schedule.json, calibration.json and what resumes a search; nothing is written where None.
         shard: "i/n": measure this share of the sensitivity table alone and write it into `out`.
         merged: partial tables of shards, or folders of them, in place of measuring the table.
-        search: budget and everything else that `open_search` takes.
 
     Returns the schedule, or the file of the shard. Raises InputError for anything wrong with model, samples,
     constraint, settings or `out`, MissingError where this machine lacks what the settings ask for.
@@ -246,7 +192,7 @@ def calibrate(
     if workspace is not None:
         workspace.check()
     chosen, table = _shards(shard, merged)
-    opened = open_search(model, calibration, selection, console=console, **search)
+    opened = open_search(model, calibration, selection, settings, console=console)
     if workspace is None:
         return opened.run(schedule_out=None, calibration_out=None, store=None, console=console, merged=table)
     with workspace.locked():

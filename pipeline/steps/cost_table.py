@@ -21,7 +21,7 @@ def cost_table(
     target: str = "onnxruntime",
     options: Mapping[str, Any] | None = None,
     model: str | Path | None = None,
-    unpruned: str | Path | None = None,
+    against: str | Path | None = None,
     batch_size: int = 1,
     trials: int = 4,
     repeats: int = 10,
@@ -37,7 +37,7 @@ def cost_table(
         out: where cost.json is written.
         target, options: the runtime and its options.
         model: folder of the checkpoint, of which probes are exported; the one that the bundle names where None.
-        unpruned: a bundle of the same model without dropping, which saves one export.
+        against: a bundle of the same model without dropping, which saves one export.
         batch_size: prompts of one batch.
         trials: schedules that are timed and not fitted on, which tell the forecast's error.
         repeats, warmup: timed turns, and those before them that do not count.
@@ -50,7 +50,7 @@ def cost_table(
 
     console = console or Console(quiet=True)
     opened = open_bundle(bundle, console)
-    plain = open_bundle(unpruned, console) if unpruned is not None else None
+    plain = open_bundle(against, console) if against is not None else None
     open_target(target)
     samples = load_samples(data, limit=batch_size)
 

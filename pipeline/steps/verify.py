@@ -9,6 +9,7 @@ from vitcop.calibrate.core.strict_json import read_object
 from vitcop.pipeline.console import Console
 from vitcop.pipeline.inspection import table
 from vitcop.pipeline.preflight import open_bundle
+from vitcop.pipeline.settings import VerifySettings
 
 if TYPE_CHECKING:
     from vitcop.calibrate.data.samples import Sample
@@ -23,21 +24,14 @@ _EXPORT_GATES = ("logit_deviation", "layer_deviation", "kept_differing", "answer
 def verify(
     bundle: str | Path,
     data: str | Path,
+    settings: VerifySettings | None = None,
     *,
     target: str = "onnxruntime",
     options: Mapping[str, Any] | None = None,
     model: str | Path | None = None,
-    out: str | Path | None = None,
-    gates: Mapping[str, Any] | None = None,
-    metric: str = "exact_match",
-    batch_size: int = 8,
-    max_new_tokens: int = 16,
-    limit: int | None = None,
-    baseline: str | Path | None = None,
-    controls: bool = True,
-    seed: int = 0,
     device: str = "cpu",
     attn: str = "sdpa",
+    out: str | Path | None = None,
     console: Console | None = None,
 ) -> "Verification":
     """Hold three rungs against each other: the original, pruned PyTorch, the engine.
@@ -50,14 +44,9 @@ def verify(
         data: evaluation samples.
         target, options: the runtime and its options.
         model: folder of the checkpoint; the one that the bundle names where None.
-        out: where verify.json is written, if anywhere; a failed gate is written too.
-        gates: limits that differ from the default gates, by name.
-        metric: name of the task score.
-        baseline: an earlier verify.json that must not get worse.
-        controls: also measure random and uniform at the same budget.
-        seed: of the bootstrap and of the control random.
         device: where PyTorch runs.
         attn: attention of the PyTorch model: "sdpa", "eager" or "flash_attention_2".
+        out: where verify.json is written, if anywhere; a failed gate is written too.
 
     Returns the verification; look at `passed`. Raises InputError for anything wrong with bundle, samples or gates.
     """
@@ -65,12 +54,12 @@ def verify(
     from vitcop.export.measure.gates import Gates
     from vitcop.export.runtimes import open_target
 
-    console = console or Console(quiet=True)
+    console, settings = console or Console(quiet=True), settings or VerifySettings()
     # Whether the weights are those of the export is for a gate to say.
     opened = open_bundle(bundle, console, "size")
     open_target(target)
-    earlier = read_object(Path(baseline)) if baseline is not None else None
-    samples = load_samples(data, limit=limit)
+    earlier = read_object(settings.baseline) if settings.baseline is not None else None
+    samples = load_samples(data, limit=settings.limit)
 
     from vitcop.export.measure import verify as measure
 
@@ -80,14 +69,14 @@ def verify(
             samples,
             target=target,
             options=dict(options or {}),
-            gates=Gates.of(gates),
-            metric=metric,
+            gates=Gates.of(settings.gates),
+            metric=settings.metric,
             model_dir=Path(model) if model is not None else None,
-            batch_size=batch_size,
-            max_new_tokens=max_new_tokens,
+            batch_size=settings.batch_size,
+            max_new_tokens=settings.max_new_tokens,
             baseline=earlier,
-            controls=controls,
-            seed=seed,
+            controls=settings.controls,
+            seed=settings.seed,
             device=device,
             attn=attn,
             progress=progress,

@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from vitcop.calibrate.models import loading
-from vitcop.calibrate.models.loading import ATTENTIONS, load_model
+from vitcop.calibrate.models.loading import load_model
 from vitcop.calibrate.run.attention_masks import causal_mask
 from vitcop.calibrate.run.scheduled import ScheduledRunner
 from vitcop.calibrate.schedule.schedule import Schedule
-from vitcop.pipeline.commands import options
 from vitcop.plugins.errors import InputError, MissingError
 
 REAL = torch.tensor([[False, False, True, True, True], [True] * 5])
@@ -66,10 +65,6 @@ def test_flash_attention_does_not_meet_windows(windowed, monkeypatch):
     monkeypatch.setattr(family.language_model(model).config, "_attn_implementation", "flash_attention_2")
     with pytest.raises(InputError, match="sliding windows \\(8 tokens\\) cannot be used with --attn flash_attention_2"):
         ScheduledRunner(model, family, Schedule(num_layers=family.num_layers))
-
-
-def test_the_command_line_offers_what_loading_takes():
-    assert options.ATTENTIONS == ATTENTIONS
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from vitcop.calibrate.search.constraints import Constraint
 from vitcop.calibrate.stats.subset_limits import SubsetLimit
 from vitcop.calibrate.work.shards import Shard, merge
 from vitcop.pipeline.console import Console
+from vitcop.pipeline.settings import SearchSettings
 from vitcop.pipeline.steps.calibrate import Search
 from vitcop.plugins.errors import InputError
 
@@ -220,9 +221,7 @@ def test_a_sample_that_always_fails_is_named_and_may_be_left_out(tiny, sets, tmp
         checkpoint=tiny.checkpoint,
         calibration_samples=list(sets[0]),
         selection_samples=list(sets[1]),
-        constraint=Constraint(kind="budget", value=1 / 2),
-        settings=SETTINGS,
-        skip_bad=True,
+        settings=SearchSettings(budget=1 / 2, skip_bad=True, search=SETTINGS),
     )
     schedule = search.run(schedule_out=None, calibration_out=None, store=tmp_path, console=Console(quiet=True))
     assert schedule.provenance["samples"]["calibration"]["ids"] == [s.id for s in sets[0] if s.id != "c3"]

@@ -15,7 +15,7 @@ def settings_of(project, monkeypatch):
     seen = []
 
     def run_shard(search, shard, *, out, **_):
-        seen.append(search.settings)
+        seen.append(search.settings.search)
         return out / shard.file_name
 
     monkeypatch.setattr(Search, "run_shard", run_shard)

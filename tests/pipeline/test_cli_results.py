@@ -7,6 +7,7 @@ import made_up_results
 import pytest
 
 from vitcop.calibrate.schedule.schedule import Schedule
+from vitcop.pipeline.settings import SearchSettings, VerifySettings
 from vitcop.pipeline.steps.generate import Answer
 
 
@@ -34,7 +35,8 @@ def test_verify_passed(invoke, replaced):
     assert result.exit_code == 0 and result.stderr == ""
     lines = result.stdout.splitlines()
     assert lines[0].split() == ["gate", "measured", "limit"] and lines[-1] == "PASSED"
-    assert seen["gates"] == {"score_loss": 0.1, "near_tie_share": None} and seen["device"] == "cpu"
+    assert seen["args"] == ("b", "d.jsonl", VerifySettings(gates={"score_loss": 0.1, "near_tie_share": None}))
+    assert seen["device"] == "cpu"
 
 
 def test_verify_failed(invoke, replaced):
@@ -58,7 +60,7 @@ def test_bench(invoke, replaced):
     result = invoke("bench", "b", "--data", "d.jsonl", "--device", "cuda", "--option", "threads=2", "--unpruned", "u")
     assert result.exit_code == 0
     assert "engine unpruned" in result.stdout and "2.10×" in result.stdout
-    assert seen["options"] == {"device": "cuda", "threads": 2} and seen["device"] == "cuda" and seen["unpruned"] == "u"
+    assert seen["options"] == {"device": "cuda", "threads": 2} and seen["device"] == "cuda" and seen["against"] == "u"
     assert json.loads(invoke("bench", "b", "--data", "d", "--json").stdout)["batch"]["visual_tokens"] == 16
 
 
@@ -69,7 +71,7 @@ def test_bench_cost_table(invoke, replaced):
     result = invoke(*args, "--trials", "3", "--repeats", "5", "--unpruned", "u")
     assert result.exit_code == 0 and result.stderr == ""
     assert seen["args"] == ("b", "d.jsonl", "cost.json") and seen["options"] == {"device": "cuda", "threads": 2}
-    assert (seen["trials"], seen["repeats"], seen["unpruned"], seen["seed"]) == (3, 5, "u", 0)
+    assert (seen["trials"], seen["repeats"], seen["against"], seen["seed"]) == (3, 5, "u", 0)
     lines = result.stdout.splitlines()
     assert lines[0].split() == ["schedule", "ms", "forecast", "error"] and "5.0 %" in lines[1]
     assert lines[-2] == "error of the forecast: median 3.0 %, worst 5.0 %"
@@ -140,12 +142,13 @@ def test_calibrate(invoke, project, monkeypatch):
     monkeypatch.setattr("vitcop.pipeline.steps.calibrate.Search.run", run)
     data = project / "data"
     files = ("--calibration", data / "calibration.jsonl", "--selection", data / "selection.jsonl")
-    result = invoke("calibrate", project / "model", *files, "--budget", "1/4", "--limit", "2", "-o", project / "out")
+    result = invoke(
+        "calibrate", project / "model", *files, "--budget", "1/4", "--calibration-limit", "2", "-o", project / "out"
+    )
     assert result.exit_code == 0
     assert result.stdout.splitlines()[0] == "schedule for toy of 4 layers, budget 1.0000"
     (search, places), *_ = seen
-    assert (search.constraint.kind, search.constraint.value) == ("budget", 0.25) and len(
-        search.calibration_samples
-    ) == 2
+    assert search.settings == SearchSettings(budget=0.25, calibration_limit=2)
+    assert len(search.calibration_samples) == 2
     assert places["schedule_out"] == project / "out" / "schedule.json"
     assert places["store"] == project / "out" / ".vitcop" / "calibrate"
