@@ -79,9 +79,10 @@ build/path:
 	@mkdir -p build/path/vitcop
 	@for package in plugins calibrate export pipeline; do ln -sfn $(CURDIR)/$$package build/path/vitcop/$$package; done
 
-lint: $(VENV)/.installed
+lint: $(VENV)/.installed build/path
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/budgets.py

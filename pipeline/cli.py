@@ -37,12 +37,13 @@ class Vitcop(click.Group):
         return import_module(f"vitcop.pipeline.commands.{cmd_name}").command if cmd_name in COMMANDS else None
 
     def main(self, *args: Any, standalone_mode: bool = True, ends_process: bool = False, **kwargs: Any) -> Any:
+        kwargs["standalone_mode"] = False  # click itself tells no error and ends no process
         if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **kwargs)
+            return super().main(*args, **kwargs)
         interrupts = _Interrupts(ends_process)
         try:
             with interrupts.heeded():
-                status = super().main(*args, standalone_mode=False, **kwargs)
+                status = super().main(*args, **kwargs)
         except click.exceptions.Exit as stop:
             status = stop.exit_code
         except click.exceptions.NoArgsIsHelpError as error:

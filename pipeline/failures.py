@@ -36,7 +36,7 @@ def as_input_error(error: BaseException) -> InputError | None:
     # Libraries written in Rust or C++ wrap the same condition in exceptions of their own.
     if number in _NO_SPACE or "No space left on device" in str(error):
         return InputError(f"no disk space left{place}; free some, or choose another output folder, and run again")
-    if number in _UNUSABLE_PATH:
+    if isinstance(error, OSError) and number in _UNUSABLE_PATH:
         return InputError(f"{error.strerror}{place}")
     return None
 

@@ -1,5 +1,6 @@
 """`inspect`: what a bundle, a model folder or a schedule file is, without loading weights."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,7 @@ def inspect_schedule(
         num_visual = model_shape(Checkpoint.open(model))[1]
     # Without a number of tokens a large one makes the rounding of keep counts vanish from the ratios.
     count = num_visual or 1_000_000
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"layers": [layers[0], layers[-1]], "ratio": tokens / count, "how": how}
         | ({"visual_tokens": tokens} if num_visual else {})
         for layers, tokens, how in zip(
@@ -123,7 +124,7 @@ def stage_names(schedule: "Schedule") -> list[str]:
     return names
 
 
-def table(rows: list[tuple[str, ...]]) -> list[str]:
+def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Rows as lines of aligned columns; empty columns vanish."""
     columns = [column for column in zip(*rows, strict=True) if any(column)]
     widths = [max(len(cell) for cell in column) for column in columns]
@@ -145,7 +146,7 @@ def _inspect_bundle(path: Path, size: tuple[int, int] | None) -> Inspection:
         for item in bundle.engines_folder.glob("*/*")
         if item.is_dir() and item.name[0] != "."
     )
-    facts = {
+    facts: dict[str, Any] = {
         "kind": "bundle",
         "path": str(path),
         "model_id": manifest.model_id,

@@ -84,7 +84,8 @@ def run(
 
 def _plan(recipe: Recipe, checked: Checked, workspace: Workspace, stages: tuple[Stage, ...]) -> list[Step]:
     """What `run` would do. What follows a stage that runs is said to run too: its inputs may change."""
-    steps, remade = [], {}
+    steps: list[Step] = []
+    remade: dict[str, str] = {}
     for stage in stages:
         if not stage.wanted(recipe):
             steps.append(Step(stage=stage.name, action="skip", reason="left out by the recipe"))

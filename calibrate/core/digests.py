@@ -73,8 +73,8 @@ def known_digests(paths: Sequence[Path], progress: Progress | None = None) -> li
         progress.start(pieces, "reading files for their sha256")
     for path in unknown:
         stamp = _stamp(path)
-        found[path] = sha256_of_file(path, progress)
-        _remember(path, stamp, found[path])
+        found[path] = digest = sha256_of_file(path, progress)
+        _remember(path, stamp, digest)
     return [str(found[path]) for path in paths]
 
 

@@ -90,7 +90,7 @@ def versioned(text: str, source: str, version: int, hint: str = "") -> dict[str,
 def parse(kind: type[T], text: str, source: str, *, version: int, hint: str = "") -> T:
     """A dataclass from the text of its file; arguments and errors as in `versioned`."""
     data = versioned(text, source, version, hint)
-    if "schema_version" not in _fields(kind):
+    if "schema_version" not in _fields(kind):  # type: ignore[arg-type]  # mypy takes a class for unhashable
         del data["schema_version"]
     with naming(source):
         return read(kind, data)
@@ -141,7 +141,7 @@ def read(kind: Any, value: Any, key: str = "") -> Any:
 
 def check_fields(instance: Any) -> None:
     """Hold the fields of a dataclass to their annotations, for those who make one in Python. Raises InputError."""
-    for name, kind in _fields(type(instance)).items():
+    for name, kind in _fields(type(instance)).items():  # type: ignore[arg-type]  # as above
         value = getattr(instance, name)
         # Lists and objects are of JSON alone. NaN, which equals nothing, is for the dataclass to refuse.
         if read(kind, value, name) != value and value == value:

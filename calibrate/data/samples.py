@@ -307,7 +307,8 @@ def _parse(line: bytes, where: str, folder: Path) -> Sample:
     if "prompt" in data:
         if not isinstance(data["prompt"], str) or not data["prompt"].strip():
             raise InputError(f"{where}: 'prompt' must be a text")
-        messages = ({"role": "user", "content": prompt_parts(data["prompt"], len(images), int(video is not None))},)
+        content = prompt_parts(data["prompt"], len(images), int(video is not None))
+        messages: tuple[dict[str, Any], ...] = ({"role": "user", "content": content},)
     else:
         messages = _messages(data["conversation"], where)
     for kind, given in (("image", len(images)), ("video", int(video is not None))):

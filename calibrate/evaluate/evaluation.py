@@ -4,7 +4,7 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import numpy as np
 
@@ -31,6 +31,15 @@ from vitcop.plugins.errors import InputError
 
 if TYPE_CHECKING:
     from vitcop.calibrate.models.families import Family
+
+
+class Estimates(TypedDict):
+    """Means and standard errors of losses; None where no sample has it."""
+
+    kl: Estimate
+    top1: Estimate
+    exact: Estimate | None
+    score: Estimate | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +91,7 @@ class Losses:
         """Whether every loss is a finite number."""
         return all(map(math.isfinite, self.kl))
 
-    def estimates(self, clusters: Mapping[str, Hashable] | None = None) -> dict[str, Estimate | None]:
+    def estimates(self, clusters: Mapping[str, Hashable] | None = None) -> Estimates:
         """Means and standard errors: kl, top1, exact, score (None where no sample has it).
 
         Args:
@@ -95,7 +104,7 @@ class Losses:
             ]
             groups = None if clusters is None else [clusters[key] for key, _ in pairs]
             found[name] = Estimate.of([float(value) for _, value in pairs], groups) if pairs else None
-        return found
+        return cast(Estimates, found)  # every sample has kl and top1
 
 
 LOSSES = ("ids", "kl", "top1", "exact", "score")
@@ -224,7 +233,7 @@ class Evaluator:
         logits_BTX = continue_forced(runner, prefill, [target.tokens.tolist() for target in targets])
         rows = [logits_TX[: len(target.tokens)] for logits_TX, target in zip(logits_BTX, targets, strict=True)]
         top1 = [top1_agreement(target, row) for target, row in zip(targets, rows, strict=True)]
-        tokens = None
+        tokens: Sequence[Sequence[int] | np.ndarray] | None = None
         if free is not None:
             # Where every token agrees, the free answer is the original's.
             tokens = [target.tokens for target in targets]
@@ -243,7 +252,7 @@ class Evaluator:
         )
 
     def _judged(
-        self, samples: Sequence[Sample], tokens: Sequence[Sequence[int]] | None
+        self, samples: Sequence[Sample], tokens: Sequence[Sequence[int] | np.ndarray] | None
     ) -> tuple[tuple[bool | None, ...], tuple[float | None, ...]]:
         """(exact, score) of free answers; all None without answers."""
         exact: list[bool | None] = [None] * len(samples)

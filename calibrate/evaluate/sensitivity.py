@@ -76,7 +76,8 @@ def measure_cell(
     from vitcop.calibrate.evaluate.evaluation import Losses
 
     num_layers = evaluator.family.num_layers
-    alive, found = sorted(set(choices), key=lambda choice: choice.name), {}
+    alive = sorted(set(choices), key=lambda choice: choice.name)
+    found: dict[Choice, Losses] = {}
     images: list[Hashable] = []
     for last, part in enumerate(parts, start=1 - len(parts)):
         images += [_image(sample) for members, _ in part.prepared for sample in members]

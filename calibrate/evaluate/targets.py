@@ -58,6 +58,7 @@ def compute_targets(
     targets: dict[str, Target] = {}
     for samples, batch in prepared:
         answer = generate(runner, batch, max_new_tokens=max_new_tokens, eos_ids=eos_ids, keep_logits=True)
+        assert answer.logits is not None, "asked for"
         for sample, tokens, logits_TX in zip(samples, answer.tokens, answer.logits, strict=True):
             targets[sample.id] = target_of(tokens, logits_TX[: len(tokens)], top_k)
     return targets

@@ -31,6 +31,7 @@ def answer_attention(seen: LayerPass, forced: Forced, *, window: int | None) -> 
     mask_B1TX = causal_mask(
         prompt.mask, num_rows, "eager", torch.float32, window=window, places_BK=places_of(prompt.positions)
     )
+    assert mask_B1TX is not None, "eager attention always has a mask"
     batch, num_heads, _, head_dim = seen.queries.shape
     num_kv_heads = seen.keys.shape[1]
     grouped = (batch, num_kv_heads, num_heads // num_kv_heads, num_rows, head_dim)

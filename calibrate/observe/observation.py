@@ -82,7 +82,8 @@ class Observation:
         def interval(rows: list[list[float]], column: int, least: float, *, checked: bool) -> Interval:
             return Interval.of([row[column] for row in rows], groups[checked], least=least, most=1.0)
 
-        agreements, checks, norms = [], [], {}
+        agreements, checks = [], []
+        norms: dict[int, dict[str, Any]] = {}
         for name, rows in whole.values.items():
             kind, layer, *score = name.split("/", 2)
             if not rows:

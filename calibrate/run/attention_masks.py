@@ -36,6 +36,7 @@ def causal_mask(
     queries_Q = order_K[-num_queries:]
     seen_BQK = (queries_Q[:, None] >= order_K) & real_BK[:, None]
     if window is not None:
+        assert places_BK is not None, "a window is counted in places"
         seen_BQK &= places_BK[:, -num_queries:, None] - places_BK[:, None] < window
     # A row of padding would attend to nothing, and a softmax over nothing is NaN: it sees itself.
     allowed_BQK = seen_BQK | (queries_Q[:, None] == order_K)

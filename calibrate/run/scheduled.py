@@ -168,7 +168,7 @@ class ScheduledRunner:
                 next_position=prompt.next_position,
             ),
             vision=Dropped(kept_visual=kept.kept_patches, scores=kept.scores, labels=kept.labels, relabel=kept.relabel)
-            if self.schedule.vision or self._keep_by
+            if kept is not None and (self.schedule.vision or self._keep_by)
             else None,
             drops=tuple(walk.dropped),
         )
@@ -206,6 +206,7 @@ class ScheduledRunner:
         if prefix is not None:
             self._check_prefix(prompt, prefix)
             return Walk.along(prefix, prefix.stream_of(self.schedule, kept))
+        assert kept is not None, "without a prefix there are features"
         stream = self._enter(prompt, kept)
         return Walk(
             layer=0,
@@ -247,7 +248,7 @@ class ScheduledRunner:
             walk.layer = i + 1
             walk.stream = replace(walk.stream, hidden=hidden).with_next_plane()
             # A row of its own: a view would keep the queries of all tokens.
-            walk.query = seen.queries[0][:, :, -1].clone(memory_format=torch.contiguous_format) if asked else None
+            walk.query = seen.queries[0][:, :, -1].clone(memory_format=torch.contiguous_format) if seen else None
 
     def _keep_beside(self, batch: PromptBatch, prefix: Prefix | None) -> VisionKept | None:
         """What the vision stage keeps; None behind a prefix where there is no such stage: the features are in it."""

@@ -72,6 +72,7 @@ def drop_tokens(schedule: Schedule, drop: Drop, stream: Stream, scores_BV: torch
     """One drop point of a schedule, by the scores of the visual tokens."""
     assignment_BRV = None
     if drop.op == "merge":
+        assert schedule.vision is not None and schedule.vision.clusters is not None, "a merge needs clusters"
         # The op keeps what scores least, so "largest" turns the order round by the sign.
         hidden_BSH, kept_positions, visual_index_BR, kept_visual_BR, assignment_BRV = ops.cluster_merge(
             stream.hidden,

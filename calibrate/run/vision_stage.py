@@ -142,6 +142,7 @@ def vision_scores(output: VisionOutput, score: str) -> torch.Tensor:
     the heads' key norms; key_diversity, one minus the mean cosine of the token's key to the keys of all tokens.
     """
     if score == "class_attention":
+        assert output.class_scores is not None, "the score of encoders with a class token"
         return output.class_scores[output.patches].mean(dim=2)
     if score == "key_diversity":
         unit_BVD = torch.nn.functional.normalize(token_keys(output), dim=2)

@@ -6,6 +6,7 @@ each choice alone, the best sets of choices are found by their forecast, `schedu
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from vitcop.calibrate.schedule.budget import fractions
 from vitcop.calibrate.schedule.schedule import Clusters, Drop, Schedule, VisionStage
@@ -116,10 +117,9 @@ def schedule_of(
     if at_input or merges or carried:
         rule = at_input[0].rule if at_input else Rule(score=(carried or [saliency])[0], order="largest")
         vision = VisionStage(
-            score=rule.score,
-            order=rule.order,
             keep=keeps[0],
             clusters=_clusters(merges[0], centers) if merges else None,
+            **_words(rule, "score", "order"),
         )
     return Schedule(
         num_layers=num_layers,
@@ -127,12 +127,8 @@ def schedule_of(
         drops=tuple(
             Drop(
                 layer=choice.layer,
-                op=choice.rule.op,
-                score=choice.rule.score,
-                order=choice.rule.order,
-                head_reduction=choice.rule.head_reduction,
-                merge=choice.rule.merge,
                 keep=keep,
+                **_words(choice.rule, "op", "score", "order", "head_reduction", "merge"),
             )
             for choice, keep in zip(inside, keeps[1:], strict=True)
         ),
@@ -141,6 +137,11 @@ def schedule_of(
 
 def _carries(choice: Choice) -> bool:
     return choice.layer != AT_INPUT and choice.rule.score == "vision_saliency"
+
+
+def _words(rule: Rule, *names: str) -> dict[str, Any]:
+    """Fields of a rule for a stage, which refuses words that are not its own: a rule does not know where it stands."""
+    return {name: getattr(rule, name) for name in names}
 
 
 def _clusters(rule: Rule, centers: Fraction) -> Clusters:

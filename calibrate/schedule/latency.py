@@ -98,8 +98,8 @@ def stage_terms(stage: VisionStage | None, num_visual: int, share: float) -> dic
 
 def layer_terms(num_tokens: int, knees: Sequence[int]) -> dict[str, float]:
     """What one decoder layer of so many tokens, text included, is the sum of."""
-    beyond = {f"{_BEYOND}{knee}": max(0, num_tokens - knee) for knee in knees}
-    return {"layer.token": num_tokens, "layer.pair": num_tokens**2} | beyond
+    terms: dict[str, float] = {"layer.token": num_tokens, "layer.pair": num_tokens**2}
+    return terms | {f"{_BEYOND}{knee}": max(0, num_tokens - knee) for knee in knees}
 
 
 def drop_terms(rule: Rule | Drop, num_visual: int) -> dict[str, float]:

@@ -33,7 +33,7 @@ def fit(points: Sequence[Timed], knees: Sequence[int]) -> dict[str, float]:
 
     Raises InputError where a point took no time, so that no relative error can be told.
     """
-    found = {}
+    found: dict[str, float] = {}
     for part in ("vision", "prefill"):
         seconds = [getattr(point, part) for point in points]
         if not points or min(seconds) <= 0:

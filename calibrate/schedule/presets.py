@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from vitcop.calibrate.schedule.budget import check_meets, fractions, solve_counts
-from vitcop.calibrate.schedule.schedule import Clusters, Drop, Schedule, VisionStage
+from vitcop.calibrate.schedule.schedule import Clusters, Drop, Schedule, VisionScore, VisionStage
 from vitcop.plugins.errors import InputError
 from vitcop.plugins.spec import Fraction
 
@@ -50,7 +50,7 @@ def nearest_reference(budget: float) -> Reference:
     return min(REFERENCES.values(), key=lambda row: abs(row.budget[0] / row.budget[1] - budget))
 
 
-def preset(name: str, num_layers: int, num_visual: int, *, vision_score: str = "class_attention") -> Schedule:
+def preset(name: str, num_layers: int, num_visual: int, *, vision_score: VisionScore = "class_attention") -> Schedule:
     """A schedule by name for a model of this depth and number of visual tokens.
 
     Args:
@@ -72,7 +72,7 @@ def paper_schedule(
     budget: float,
     row: Reference | None = None,
     *,
-    vision_score: str = "class_attention",
+    vision_score: VisionScore = "class_attention",
 ) -> Schedule:
     """The paper's kind of schedule at any budget: the nearest row of the table, its in-LLM counts scaled to the
     budget."""

@@ -33,7 +33,7 @@ from vitcop.calibrate.schedule.schedule import Schedule, check_seed
 from vitcop.calibrate.search.calibration import Calibration
 from vitcop.calibrate.search.constraints import Constraint
 from vitcop.calibrate.search.curve import Curve
-from vitcop.calibrate.search.planning import Method, Planning
+from vitcop.calibrate.search.planning import Planning, Scheduled
 from vitcop.calibrate.search.refine import RefineSettings, Tried, refine
 from vitcop.calibrate.search.refine_space import RefineSpace
 from vitcop.calibrate.search.rules import CENTERS, admitted_rules, candidate_rules
@@ -84,8 +84,10 @@ def calibrate(
     overlap or are empty, the constraint cannot be met (naming the nearest that can), no finalist keeps the limits,
     shards are missing or of another run, or the logits of the original or of every schedule are not finite.
     """
-    assert (budget is None) != (constraint is None), "one constraint"
-    constraint = constraint or Constraint(kind="budget", value=budget)
+    if budget is not None:
+        assert constraint is None, "one constraint"
+        constraint = Constraint(kind="budget", value=budget)
+    assert constraint is not None, "one constraint"
     if constraint.kind == "latency_ms" and cost_table is None:
         raise InputError(
             f"latency_ms {constraint.value:g}: needs measured times; make them with `vitcop bench --cost-table`"
@@ -134,7 +136,7 @@ def _opened(
     check_seed("seed", seed)
     if cost_table is not None:
         cost_table.check_model(checkpoint.config_hash)
-    parts = {
+    parts: dict[str, Sequence[Sequence[Sample]]] = {
         CALIBRATION: rungs(sets[CALIBRATION], settings, seed),
         # In pieces, so that an interruption loses little and workers share the work.
         SELECTION: pieces(sets[SELECTION], 4 * settings.batch_size),
@@ -293,7 +295,7 @@ class _Search:
 
     def _choose(
         self, tried: Sequence[Tried], constraint: Constraint, original: Losses
-    ) -> tuple[Method, list[Method], dict[str, list[str]]]:
+    ) -> tuple[Scheduled, list[Scheduled], dict[str, list[str]]]:
         """(the chosen one, all finalists best first, broken limits by name)."""
         best = sorted(
             (item for item in tried if math.isfinite(item.loss)), key=lambda item: (item.value, named(item.choices))
@@ -306,7 +308,7 @@ class _Search:
             SELECTION, [item.schedule for item in best], answers=True, title="finalists, selection"
         )
         methods = [
-            Method(named(item.choices), item.schedule, found, item.choices)
+            Scheduled(named(item.choices), item.schedule, found, item.choices)
             for item, found in zip(best, losses, strict=True)
         ]
         self.overflowed |= {method.name for method in methods if not method.losses.is_finite}

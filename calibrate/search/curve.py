@@ -1,6 +1,7 @@
 """Methods side by side on the selection set: at the budget asked for and over the curve of budgets."""
 
 from collections.abc import Sequence
+from typing import Final, TypeVar
 
 from vitcop.calibrate.baselines import RIVALS
 from vitcop.calibrate.data.image_clusters import clusters_by_id
@@ -10,13 +11,15 @@ from vitcop.calibrate.schedule.presets import controls, paper_schedule
 from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.calibrate.search.calibration import CurvePoint
 from vitcop.calibrate.search.constraints import Constraint
-from vitcop.calibrate.search.planning import Method, Planning
+from vitcop.calibrate.search.planning import Method, Planning, Scheduled
 from vitcop.calibrate.stats.front import front_points
 from vitcop.calibrate.work.measuring import Measuring
 from vitcop.plugins.errors import InputError
 
+M = TypeVar("M", bound=Method)
+
 CHOSEN, PAPER = "chosen", "paper"
-CONTROLS = ("uniform", "random")
+CONTROLS: Final = ("uniform", "random")
 
 
 class Curve:
@@ -52,20 +55,24 @@ class Curve:
         )
         found = [Method(name, schedule, loss) for (name, schedule), loss in zip(schedules.items(), losses, strict=True)]
         planning = self.planning
-        counts = {
-            name: rule.layer_counts(planning.num_layers, planning.num_visual, budget) for name, rule in RIVALS.items()
+        able = {
+            name: counts
+            for name, rule in RIVALS.items()
+            if (counts := rule.layer_counts(planning.num_layers, planning.num_visual, budget)) is not None
         }
-        able = [name for name, layers in counts.items() if layers is not None]
         losses = self.measuring.rivals(
             self._told,
             [(name, budget) for name in able],
             num_visual=planning.num_visual,
             title=f"other methods at {budget:.3f}",
         )
-        found += [Method(name, None, loss, layer_counts=counts[name]) for name, loss in zip(able, losses, strict=True)]
+        found += [
+            Method(name, None, loss, layer_counts=counts)
+            for (name, counts), loss in zip(able.items(), losses, strict=True)
+        ]
         return self._finite(found)
 
-    def points(self, chosen: Method, others: Sequence[Method], wanted: float) -> list[CurvePoint]:
+    def points(self, chosen: Scheduled, others: Sequence[Method], wanted: float) -> list[CurvePoint]:
         """The methods over budgets, largest first; what cannot meet a budget has no point there."""
         if chosen.schedule.is_empty:
             return []
@@ -97,7 +104,7 @@ class Curve:
             for (kind, budget, _), item, point in zip(methods, measured, front, strict=True)
         ]
 
-    def _best(self, budget: float) -> Method | None:
+    def _best(self, budget: float) -> Scheduled | None:
         """The best of the starts on the set that is searched on, without a refinement."""
         constraint = Constraint(kind="budget", value=budget)
         try:
@@ -111,7 +118,7 @@ class Curve:
         losses = self.measuring.losses(self._told, [schedules[best]], answers=True, title=f"the best at {budget:.3f}")[
             0
         ]
-        method = Method(named(sets[best]), schedules[best], losses, sets[best])
+        method = Scheduled(named(sets[best]), schedules[best], losses, sets[best])
         return next(iter(self._finite([method])), None)
 
     def _paper(self, budget: float) -> Schedule | None:
@@ -122,6 +129,6 @@ class Curve:
         except InputError:
             return None
 
-    def _finite(self, methods: Sequence[Method]) -> list[Method]:
+    def _finite(self, methods: Sequence[M]) -> list[M]:
         self.overflowed |= {method.name for method in methods if not method.losses.is_finite}
         return [method for method in methods if method.losses.is_finite]

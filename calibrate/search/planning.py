@@ -12,7 +12,7 @@ from vitcop.calibrate.schedule.choices import AT_INPUT, Choice, Rule, schedule_o
 from vitcop.calibrate.schedule.cost import DecoderShape, prefill_cost
 from vitcop.calibrate.schedule.latency import CostTable
 from vitcop.calibrate.schedule.presets import paper_layers, paper_schedule
-from vitcop.calibrate.schedule.schedule import Schedule, VisionStage
+from vitcop.calibrate.schedule.schedule import Schedule, VisionScore, VisionStage
 from vitcop.calibrate.search.calibration import Measured
 from vitcop.calibrate.search.constraints import Constraint, CostModel, flops_cost, kv_cost, token_cost
 from vitcop.calibrate.search.fit_counts import fit_counts
@@ -41,6 +41,13 @@ class Method:
     layer_counts: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True)
+class Scheduled(Method):
+    """One that a schedule says."""
+
+    schedule: Schedule
+
+
 def merge_layers(num_layers: int) -> tuple[int, ...]:
     """Before which layers merges are tried: the first, and the paper's. Later ones have paid for what they merge."""
     return tuple(sorted({1, paper_layers(num_layers)[0]})) if num_layers > 2 else ()
@@ -61,7 +68,7 @@ class Planning:
         num_visual: int,
         text_tokens: int,
         shape: DecoderShape,
-        saliency: str,
+        saliency: VisionScore,
         settings: CalibrationSettings,
         cost_table: CostTable | None,
     ) -> None:
@@ -169,6 +176,7 @@ class Planning:
         if constraint.kind == "kv_bytes":
             return kv_cost(self.shape, self.num_layers, self.num_visual, self.text_tokens)
         if constraint.kind == "latency_ms" or (constraint.limits_loss and self.cost_table is not None):
+            assert self.cost_table is not None, "needed for latency_ms"
             return self._latency_cost(self.cost_table)
         return flops_cost(self.shape, self.num_layers, self.num_visual, self.text_tokens)
 

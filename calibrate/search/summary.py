@@ -16,10 +16,10 @@ from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.calibrate.search.calibration import Calibration, CurvePoint, Forecast, Measured, TableEntry
 from vitcop.calibrate.search.constraints import Constraint
 from vitcop.calibrate.search.forecast import rank_agreement
-from vitcop.calibrate.search.planning import Method, Planning
+from vitcop.calibrate.search.planning import Method, Planning, Scheduled
 from vitcop.calibrate.search.refine import Tried
 from vitcop.calibrate.search.sample_parts import CALIBRATION, SELECTION
-from vitcop.calibrate.stats.verdict import Comparison, compare
+from vitcop.calibrate.stats.verdict import Comparison, Measure, compare
 from vitcop.calibrate.work.job import Job
 
 
@@ -40,7 +40,7 @@ class Found:
     tried: Sequence[Tried]
     losses: Mapping[Schedule, Losses]
     original: Losses
-    chosen: Method
+    chosen: Scheduled
     methods: Sequence[Method]
     violations: dict[str, list[str]]
     curve: Sequence[CurvePoint]
@@ -79,8 +79,10 @@ def summarise(
         )
         for item in finite
     ]
-    starts = [item for item in forecasts if item.generation == 0 and item.forecast is not None]
-    ranking = rank_agreement([item.forecast for item in starts], [item.measured for item in starts])
+    starts = [
+        (item.forecast, item.measured) for item in forecasts if item.generation == 0 and item.forecast is not None
+    ]
+    ranking = rank_agreement([said for said, _ in starts], [measured for _, measured in starts])
     return Calibration(
         schedule=replace(
             found.chosen.schedule,
@@ -123,7 +125,7 @@ def summarise(
 def _comparisons(found: Found, clusters: Mapping[str, Hashable], seed: int) -> list[Comparison]:
     """Every other method against the chosen one."""
     chosen = found.chosen
-    measures = ["kl", *(["score"] if chosen.losses.by_id("score") else [])]
+    measures: list[Measure] = ["kl", "score"] if chosen.losses.by_id("score") else ["kl"]
     return [
         compare(
             method.name,
@@ -142,7 +144,7 @@ def _comparisons(found: Found, clusters: Mapping[str, Hashable], seed: int) -> l
 def _original(losses: Losses, planning: Planning, clusters: Mapping[str, Hashable]) -> dict[str, Any]:
     estimates = losses.estimates(clusters)
     cost = planning.cost(planning.schedule(()).layer_counts(planning.num_visual))
-    return {name: estimates[name] and asdict(estimates[name]) for name in ("exact", "score")} | {"cost": cost}
+    return {name: (found := estimates[name]) and asdict(found) for name in ("exact", "score")} | {"cost": cost}
 
 
 def _provenance(found: Found, planning: Planning, chosen: Measured) -> dict[str, Any]:

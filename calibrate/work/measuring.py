@@ -14,7 +14,7 @@ from vitcop.calibrate.observe.observation import Observation
 from vitcop.calibrate.observe.pieces import Observed
 from vitcop.calibrate.schedule.choices import Choice
 from vitcop.calibrate.schedule.cost import DecoderShape
-from vitcop.calibrate.schedule.schedule import Schedule
+from vitcop.calibrate.schedule.schedule import Schedule, VisionScore
 from vitcop.calibrate.work.executors.base import Executor, Json
 from vitcop.calibrate.work.performing import perform_all, unit
 from vitcop.calibrate.work.units import cell_unit, losses_of, losses_unit, rows_of, targets_unit
@@ -27,8 +27,8 @@ class ModelFacts:
     """What a search must know of a model: depth, scores of its vision stage (all, and those worth trying), sizes."""
 
     num_layers: int
-    vision_scores: tuple[str, ...]
-    search_scores: tuple[str, ...]
+    vision_scores: tuple[VisionScore, ...]
+    search_scores: tuple[VisionScore, ...]
     shape: DecoderShape
 
 

@@ -139,9 +139,9 @@ def _check(manifest: Manifest) -> None:
             raise InputError(f"architecture.{name}: expected a positive integer, found {getattr(facts, name)}")
     if facts.position_axes not in (1, 3):
         raise InputError(f"architecture.position_axes: {facts.position_axes} is not 1 or 3")
-    for record in facts.vision_inputs:
-        if record.kind not in INPUT_KINDS:
+    for given in facts.vision_inputs:
+        if given.kind not in INPUT_KINDS:
             raise InputError(
-                f"architecture.vision_inputs: {record.name!r} is of kind {record.kind!r}, not one of "
+                f"architecture.vision_inputs: {given.name!r} is of kind {given.kind!r}, not one of "
                 f"{', '.join(INPUT_KINDS)}"
             )

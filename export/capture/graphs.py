@@ -60,7 +60,7 @@ class _Graph(nn.Module):
     def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
         return self.run(**dict(zip(self.names, inputs, strict=True)))
 
-    def run(self, **inputs: Tensor) -> dict[str, Tensor]:
+    def run(self, *args: Any, **inputs: Any) -> dict[str, Tensor]:
         raise AssertionError("each graph has its own")
 
     def decoder(

@@ -220,8 +220,8 @@ def _visit(
     rng: np.random.Generator,
 ) -> _Visit:
     """Time one probe; without a runner of its own on the unpruned engine."""
-    seconds = {size: {part: [] for part in PARTS} for size in probe.sizes}
-    yardstick: dict[str, list[float]] = {part: [] for part in PARTS}
+    seconds = {size: {part: list[float]() for part in PARTS} for size in probe.sizes}
+    yardstick = {part: list[float]() for part in PARTS}
     for turn in range(protocol.warmup + protocol.repeats):
         sleep(protocol.settle)
         runs = [_run(reference, prompts[plain.sizes[0]])]

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from vitcop.calibrate.stats.intervals import MIN_GROUPS, paired_bootstrap
 from vitcop.plugins.errors import InputError
@@ -37,8 +37,8 @@ class Gates:
             samples of fewer than `MIN_GROUPS` images.
     """
 
-    logit_deviation: float | str | None = "auto"
-    layer_deviation: float | str | None = "auto"
+    logit_deviation: float | Literal["auto"] | None = "auto"
+    layer_deviation: float | Literal["auto"] | None = "auto"
     kept_differing: float | None = 0
     answers_differing: float | None = 0
     near_tie_share: float | None = 0.01

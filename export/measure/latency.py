@@ -281,9 +281,10 @@ def _run_once(runner: Runner, batch: PromptBatch, new_tokens: int) -> tuple[dict
 
 def _seconds(times: dict[str, list[float]], shares: dict[str, float | None] | None) -> dict[str, Any]:
     """Timings by part; where the target can tell its shares, the selector's are taken out of vision and prefill."""
-    if shares is not None and None not in shares.values():
-        taken = {part: [value * shares[part] for value in times[part]] for part in shares}
-        rest = {part: [value * (1 - shares[part]) for value in times[part]] for part in shares}
+    known = {part: share for part, share in (shares or {}).items() if share is not None}
+    if shares is not None and len(known) == len(shares):
+        taken = {part: [value * share for value in times[part]] for part, share in known.items()}
+        rest = {part: [value * (1 - share) for value in times[part]] for part, share in known.items()}
         selector = [sum(values) for values in zip(*taken.values(), strict=True)]
         times = {**times, **rest, "selector": selector}
     return {part: asdict(_timing(values)) for part, values in times.items()}

@@ -105,6 +105,7 @@ class ExportLoss:
     def _add_row(self, pruned: Generated, engine: Generated, row: int) -> ExportRow:
         stages = compare_stages(pruned.prefill, engine.prefill, row, self._dtype)
         self._add_kept(pruned, engine, row, len(stages))
+        assert pruned.logits is not None and engine.logits is not None, "answers that keep their logits"
         ours, theirs = pruned.tokens[row], engine.tokens[row]
         prefix = common_prefix(ours, theirs)
         # Both saw the same tokens up to and including the step at which they part.

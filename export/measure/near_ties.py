@@ -77,7 +77,7 @@ def compare_stages(reference: Prefill, other: Prefill, row: int, dtype: str = "f
     pairs = list(zip(reference.drops, other.drops, strict=True))
     if (reference.vision is None) != (other.vision is None):
         return ("different",)
-    if reference.vision is not None:
+    if reference.vision is not None and other.vision is not None:
         pairs.insert(0, (reference.vision, other.vision))
     verdicts: list[Verdict] = []
     for ours, theirs in pairs:

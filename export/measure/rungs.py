@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from vitcop.calibrate.models.families import Family
 from vitcop.calibrate.run.runner import Runner
@@ -14,8 +14,8 @@ from vitcop.plugins.errors import InputError
 if TYPE_CHECKING:
     from vitcop.calibrate.models.checkpoint import Checkpoint
 
-ORIGINAL, PRUNED, ENGINE, RANDOM, UNIFORM = "original", "pruned", "engine", "random", "uniform"
-CONTROLS = (RANDOM, UNIFORM)
+ORIGINAL, PRUNED, ENGINE = "original", "pruned", "engine"
+CONTROLS: Final = ("random", "uniform")
 
 
 @dataclass(frozen=True, kw_only=True)

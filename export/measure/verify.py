@@ -87,7 +87,8 @@ def verify(
     from vitcop.calibrate.data.samples import batches, samples_digest
 
     dtype = engine_dtype(rungs.runners[ENGINE], bundle)
-    schedule_loss, export_loss, by_id = LogitLoss(), ExportLoss(bundle.schedule, dtype), {}
+    schedule_loss, export_loss = LogitLoss(), ExportLoss(bundle.schedule, dtype)
+    by_id: dict[str, dict[str, Any]] = {}
     progress.start(len(samples), "verify")
     for members, batch in batches(samples, rungs.processor, rungs.family, batch_size):
         rows = _run_batch(rungs, members, batch, max_new_tokens, score, schedule_loss, export_loss)
@@ -155,6 +156,7 @@ def _run_batch(
         for name, runner in rungs.runners.items()
     }
     original, pruned = answers[ORIGINAL], answers[PRUNED]
+    assert original.logits is not None, "asked for"
     forced = teacher_forced(rungs.runners[PRUNED], batch, original.tokens)
     for row, tokens in enumerate(original.tokens):
         steps = len(tokens)

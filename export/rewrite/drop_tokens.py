@@ -119,7 +119,9 @@ class DropTokensPass(Pass):
         mean_norm, largest = int(drop.head_reduction == "mean_norm"), int(drop.order == "largest")
         visual_index, mask = inputs["visual_index"], inputs["attention_mask"]
         if drop.op == "merge":
-            clusters = self.schedule.vision.clusters.centers
+            stage = self.schedule.vision
+            assert stage is not None and stage.clusters is not None, "a merge needs clusters"
+            clusters = stage.clusters.centers
             scores = _SCORES[drop.score](fxg, self._attention(boundary, drop.layer), drop, inputs)
             if drop.order == "largest":  # the op keeps what scores least
                 scores = fxg.call_function(aten.neg.default, (scores,))

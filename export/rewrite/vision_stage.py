@@ -105,6 +105,7 @@ class VisionStagePass(Pass):
         if needs_saliency(self.schedule):
             results["vision_saliency"] = fxg.call_function(GATHER_ROWS, (scores, kept))
         if needs_labels(self.schedule):
+            assert stage.clusters is not None, "a merge needs clusters"
             results["cluster_labels"] = self._clusters(graph, stage.clusters, watched["patch_keys"], kept)
         return results
 

@@ -49,7 +49,8 @@ class EngineFolder:
         ]
         if not differing:
             return "built: no engine of this target was there"
-        return f"built: {', '.join(min(differing, key=len)) or SIDECAR} differ from the engines that were there"
+        fewest = min(differing, key=len)
+        return f"built: {', '.join(fewest) or SIDECAR} differ from the engines that were there"
 
     @contextmanager
     def staging(self) -> Iterator[Path]:

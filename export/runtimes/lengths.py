@@ -31,7 +31,7 @@ def check_lengths(bundle: Bundle, found: tuple[int, ...], num_visual: int, num_o
 def _plain_counts(schedule: Schedule, num_visual: int) -> list[int]:
     """Visual tokens behind each stage by V·num // den alone, without the rule that one stays."""
     counts = [num_visual]
-    stages = (schedule.vision, *schedule.drops) if schedule.vision else schedule.drops
-    for num, den in (stage.keep for stage in stages):
+    keeps = [*([schedule.vision.keep] if schedule.vision else []), *(drop.keep for drop in schedule.drops)]
+    for num, den in keeps:
         counts.append(counts[-1] * num // den)
     return counts

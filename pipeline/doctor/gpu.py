@@ -42,7 +42,9 @@ def torch_cuda() -> str | None:
         return None
     tree = ast.parse((folder / "version.py").read_text(encoding="utf-8"))
     for node in tree.body:
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
+            continue
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
         if any(isinstance(target, ast.Name) and target.id == "cuda" for target in targets):
             value = ast.literal_eval(node.value)
             return None if value is None else str(value)

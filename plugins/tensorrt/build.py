@@ -39,10 +39,11 @@ def header_version(include: Path) -> tuple[int, int]:
     text = file.read_text(encoding="utf-8", errors="replace")
     # The numbers stand in TRT_MAJOR_ENTERPRISE from 10.11 on, to which NV_TENSORRT_MAJOR refers.
     names = ("MAJOR", "MINOR")
-    found = [re.search(rf"^#define (?:TRT_{name}_ENTERPRISE|NV_TENSORRT_{name}) (\d+)", text, re.M) for name in names]
-    if not all(found):
+    patterns = [rf"^#define (?:TRT_{name}_ENTERPRISE|NV_TENSORRT_{name}) (\d+)" for name in names]
+    found = [int(match[1]) for pattern in patterns if (match := re.search(pattern, text, re.M))]
+    if len(found) < len(names):
         raise InputError(f"{file}: cannot be read as the version of TensorRT's headers")
-    version = (int(found[0][1]), int(found[1][1]))
+    version = (found[0], found[1])
     if version < LEAST_VERSION:
         raise InputError(f"{VARIABLE}: {include} is of TensorRT {version[0]}.{version[1]}; at least 10.13 is needed")
     return version

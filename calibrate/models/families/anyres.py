@@ -132,7 +132,7 @@ class AnyresFamily(TileFamily):
         return text, inputs
 
     def layouts(self, model_inputs: dict[str, np.ndarray]) -> tuple[TokenLayout | None, TokenLayout | None]:
-        first, kinds = 0, ([], [])
+        first, kinds = 0, (list[Mixture](), list[Mixture]())
         for picture in self.pictures(model_inputs):
             kinds[0].append(self.image_tokens(*picture).shifted(first * self.side**2))
             first += self.num_tiles(*picture)

@@ -22,7 +22,7 @@ import numpy as np
 
 from vitcop.calibrate.models.families.layout import TokenLayout, spread
 from vitcop.calibrate.models.prompt import PromptBatch, batch_prompts
-from vitcop.calibrate.schedule.schedule import Schedule
+from vitcop.calibrate.schedule.schedule import Schedule, VisionScore
 from vitcop.plugins.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from vitcop.calibrate.models.processor import Processor
 
-CLASS_FREE_SCORES = ("mean_query", "key_norm", "key_diversity")
+CLASS_FREE_SCORES: tuple[VisionScore, ...] = ("mean_query", "key_norm", "key_diversity")
 
 
 @dataclass(frozen=True)
@@ -115,12 +115,12 @@ class Family(ABC):
         return False
 
     @property
-    def vision_scores(self) -> tuple[str, ...]:
+    def vision_scores(self) -> tuple[VisionScore, ...]:
         """Scores that the vision stage of a schedule may name for this family."""
-        return ("class_attention",) * self.class_token + CLASS_FREE_SCORES
+        return ("class_attention", *CLASS_FREE_SCORES) if self.class_token else CLASS_FREE_SCORES
 
     @property
-    def search_scores(self) -> tuple[str, ...]:
+    def search_scores(self) -> tuple[VisionScore, ...]:
         """Those of them that a search tries: the paper's where there is a class token, else all."""
         return self.vision_scores[:1] if self.class_token else self.vision_scores
 
@@ -313,11 +313,8 @@ class Family(ABC):
 
     def placeholders(self, processor: "Processor") -> tuple[str, str | None]:
         """What stands in a prompt text for an image, and for a video (None where the family takes none)."""
-        image, video = (
-            None if token is None else processor.tokenizer.convert_ids_to_tokens(token)
-            for token in (self.image_token, self.video_token)
-        )
-        return image, video
+        word_of, video = processor.tokenizer.convert_ids_to_tokens, self.video_token
+        return word_of(self.image_token), None if video is None else word_of(video)
 
     def _check_placeholders(self, processor: "Processor", text: str, num_images: int, num_videos: int) -> None:
         words = self.placeholders(processor)

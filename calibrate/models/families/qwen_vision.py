@@ -4,7 +4,7 @@ a merger that makes one visual token of a unit of patches.
 Shape letters: U units of M patches, Hv width of the tower.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vitcop.calibrate.models.families.base import Encoding, InputSpec
 from vitcop.calibrate.models.families.qwen_encoder import encode_units
@@ -104,7 +104,7 @@ class QwenVisionFamily(QwenPrompts):
         return self.rotary_ids(position_ids)
 
 
-def _planes(output: "object") -> "list[Tensor]":
+def _planes(output: Any) -> "list[Tensor]":
     """The features [n,H] of each plane; by image, or (DeepStack in older transformers releases) of all at once."""
     from torch import Tensor, cat
 

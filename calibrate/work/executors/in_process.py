@@ -1,6 +1,7 @@
 """The default executor: one unit after another, in this process."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from types import TracebackType
 from typing import Self
 
@@ -17,14 +18,11 @@ class InProcess:
 
     def __init__(self, source: Factory | Performer) -> None:
         self._source = source
-        self._performer: Performer | None = None if isinstance(source, Factory) else source
 
-    @property
+    @cached_property
     def performer(self) -> Performer:
         """The performer, made where it was not."""
-        if self._performer is None:
-            self._performer = self._source.make()
-        return self._performer
+        return self._source.make() if isinstance(self._source, Factory) else self._source
 
     def map(self, units: Sequence[Json]) -> Iterator[tuple[int, Json]]:
         """In the order of `units`."""

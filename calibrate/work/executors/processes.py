@@ -62,6 +62,7 @@ class Processes:
             while busy := [worker for worker in self._workers if worker is not None and worker.unit is not None]:
                 for worker in _ready(busy):
                     outcome, unit = worker.read(), worker.unit
+                    assert unit is not None, "a busy worker has a unit"
                     if outcome is None and not worker.ended:
                         continue
                     worker.unit = None
@@ -121,6 +122,8 @@ class _Worker:
             # A group of its own: Ctrl-C in a terminal is for this process, which then ends its workers.
             process_group=0,
         )
+        assert self.process.stdin is not None and self.process.stdout is not None, "both are pipes"
+        self.input, self.output = self.process.stdin, self.process.stdout
         self._write(factory)
 
     def give(self, place: int, unit: Json) -> None:
@@ -130,7 +133,7 @@ class _Worker:
 
     def read(self) -> str | None:
         """What it answered, or None where that is not all there yet; sets `ended` where nothing more will come."""
-        block = os.read(self.process.stdout.fileno(), 1 << 16)
+        block = os.read(self.output.fileno(), 1 << 16)
         self._read += block
         self.ended = not block
         if not self._read.endswith(b"\n"):
@@ -142,20 +145,20 @@ class _Worker:
         """End its input, upon which it ends too."""
         self.ended = True
         with suppress(BrokenPipeError):
-            self.process.stdin.close()
+            self.input.close()
 
     def _write(self, text: str) -> None:
         # Where it has died, its output has ended too, which `read` will see.
         with suppress(BrokenPipeError):
-            self.process.stdin.write(text.encode("utf-8") + b"\n")
-            self.process.stdin.flush()
+            self.input.write(text.encode("utf-8") + b"\n")
+            self.input.flush()
 
 
 def _ready(workers: Sequence[_Worker]) -> list[_Worker]:
     """Those that have said something or ended; waits for the first."""
     with selectors.DefaultSelector() as selector:
         for worker in workers:
-            selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
+            selector.register(worker.output, selectors.EVENT_READ, worker)
         return [key.data for key, _ in selector.select()]
 
 
@@ -170,7 +173,7 @@ def _end(workers: Sequence[_Worker]) -> str:
         except subprocess.TimeoutExpired:
             worker.process.kill()
             worker.process.wait()
-        worker.process.stdout.close()
+        worker.output.close()
         worker.unit = None
         status = worker.process.returncode
         how = f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"

@@ -97,8 +97,8 @@ def cut_attention(model: "onnx.ModelProto") -> tuple[Cut, ...]:
 
 def _joins(node: "onnx.NodeProto", made: dict) -> tuple[int, tuple]:
     """The decoder layer of an attention, and the Concat nodes of its keys and values."""
-    joins = tuple(made.get(name) for name in node.input[1:3])
-    if all(join is not None and join.op_type == "Concat" for join in joins):
+    joins = tuple(made[name] for name in node.input[1:3] if name in made)
+    if [join.op_type for join in joins] == ["Concat", "Concat"]:
         names = [join.input[0] for join in joins]
         layer = names[0].removeprefix("past_key_")
         if layer.isdigit() and names == [f"past_key_{layer}", f"past_value_{layer}"]:

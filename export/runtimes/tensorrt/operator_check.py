@@ -7,6 +7,7 @@ were missing and the parser took the body instead.
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import onnx
@@ -19,7 +20,7 @@ from vitcop.plugins.errors import InputError
 from vitcop.plugins.registry import ONNX_OPS
 from vitcop.plugins.spec import DOMAIN
 
-Graph = onnx.ModelProto | Path | str
+Graph: TypeAlias = onnx.ModelProto | Path | str
 _DEFAULT = ("", "ai.onnx")
 _SMALL = 65536
 """Elements up to which a constant's value is read."""
@@ -138,7 +139,7 @@ class _Check:
         if known is None:
             yield _finding(node, "this operator", f"no such operator in TensorRT {self.table.release}")
             return
-        types = {}
+        types: dict[str, str] = {}
         for name in _typed(place, known, self.opset):
             types.setdefault(place.type_name(name), name)
         for found, name in types.items():

@@ -8,7 +8,6 @@ softmax compute in fp32 inside their nodes (RMSNormalization's and LayerNormaliz
 
 import os
 from pathlib import Path
-from typing import Literal
 
 import onnx
 import onnx_ir as ir
@@ -19,7 +18,6 @@ from vitcop.plugins.errors import InputError
 from vitcop.plugins.registry import ALL_OPS
 from vitcop.plugins.spec import DOMAIN
 
-HalfType = Literal["float16", "bfloat16"]
 TYPES = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
 _FP32 = ir.DataType.FLOAT
 
@@ -51,7 +49,7 @@ _KEYS = frozenset({"keys", "q_cls", "q_last"})
 """Inputs of vitcop's ops that are half, as the model's own keys are; all their other floats are fp32."""
 
 
-def convert_graph(source: Path, destination: Path, dtype: HalfType) -> None:
+def convert_graph(source: Path, destination: Path, dtype: str) -> None:
     """Write a graph of a bundle in half precision, with its weights beside it in `<destination>.data`.
 
     Args:
@@ -83,7 +81,7 @@ def convert_graph(source: Path, destination: Path, dtype: HalfType) -> None:
         weights.discard()
 
 
-def narrowed(bundle: Bundle, part: str, dtype: HalfType, graph: onnx.ModelProto) -> ir.Model:
+def narrowed(bundle: Bundle, part: str, dtype: str, graph: onnx.ModelProto) -> ir.Model:
     """A graph ("vision", "prefill" or "decode") of a bundle with the types of half precision, but the bundle's own
     weights."""
     facts = bundle.manifest.architecture
@@ -194,7 +192,9 @@ class _Narrowing:
     def _narrow_constant(self, value: ir.Value) -> ir.Value:
         """A small constant in the half type. Finite numbers stay finite."""
         if value not in self.constants:
-            array = to_half(_constant(value).numpy(), self.target, clamp=True)
+            constant = _constant(value)
+            assert constant is not None, value.name
+            array = to_half(constant.numpy(), self.target, clamp=True)
             narrow = ir.Value(name=f"{value.name}_as_{self.target.name.lower()}", const_value=ir.tensor(array))
             narrow.dtype, narrow.shape = self.target, value.shape
             self.graph.register_initializer(narrow)

@@ -160,7 +160,7 @@ def _points(bundle: Bundle, limits: Limits) -> dict[str, _Counts]:
             "none; raise it, or use a schedule that keeps more"
         )
     if "T" not in axes:
-        tiles = (1, 1, 1)
+        tiles: tuple[int, ...] = (1, 1, 1)
     elif fixed:  # every tile has the same tokens
         tiles = tuple(max(1, -(-count // own)) for count in (low, middle, high))
     else:

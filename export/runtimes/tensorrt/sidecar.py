@@ -85,10 +85,10 @@ def differences(sidecar: dict[str, Any], here: MachineFacts) -> list[str]:
         found.append(_line("driver", built.driver, here.driver) + ", which is older")
     if not _same_sm(built.sm, here.sm, options["hardware_compatibility"]):
         found.append(_line("compute capability (SM)", built.sm, here.sm))
-    needs_plugin = built.plugin_sha256 is not None and not options["serialize_plugin"]
-    if needs_plugin and built.plugin_sha256 != here.plugin_sha256:
+    plugin = built.plugin_sha256
+    if plugin is not None and not options["serialize_plugin"] and plugin != here.plugin_sha256:
         ours = here.plugin_sha256[:12] if here.plugin_sha256 else "no library"
-        found.append(_line("plugin library", f"sha256 {built.plugin_sha256[:12]}…", ours))
+        found.append(_line("plugin library", f"sha256 {plugin[:12]}…", ours))
     return found
 
 

@@ -51,7 +51,7 @@ class VisionSide:
     def schedule(self) -> Schedule:
         """As a schedule. A merge, which a schedule can only have inside the language model, stands at its first
         possible place there; it ranks by the vision stage's score, so it is computed before."""
-        drops = ()
+        drops: tuple[Drop, ...] = ()
         if self.merge is not None:
             drops = (
                 Drop(
@@ -94,8 +94,8 @@ def vision_side(schedule: Schedule, *, vision_score: VisionScore) -> VisionSide:
     """
     stage, budget = schedule.vision, budget_of(schedule)
     kept = StageReport(stage="vision stage", honoured="exactly", how="done by the vision graph, as in the bundle")
-    merges = any(drop.op == "merge" for drop in schedule.drops) and stage.score in get_args(VisionScore)
-    if merges:
+    merges = any(drop.op == "merge" for drop in schedule.drops)
+    if stage is not None and merges and stage.score in get_args(VisionScore):
         rest = budget / Fraction(*stage.keep)
         vision, merge, reports = stage, bounded(rest), [kept]
     else:

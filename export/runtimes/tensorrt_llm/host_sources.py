@@ -69,5 +69,6 @@ def _imports(source: str) -> list[str]:
     return [
         node.module
         for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and id(node) not in ignored and node.module.startswith("vitcop.")
+        if isinstance(node, ast.ImportFrom) and id(node) not in ignored
+        if node.module is not None and node.module.startswith("vitcop.")
     ]

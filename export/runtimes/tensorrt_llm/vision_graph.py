@@ -41,6 +41,7 @@ def export_vision(checkpoint: "Checkpoint", side: VisionSide, folder: Path) -> s
     check_schedule(side.schedule, checkpoint, skeleton.family)
     merge = None
     if side.merge is not None:
+        assert side.vision.clusters is not None, "a merge needs clusters"
         merge = MergeFeaturesPass(
             centers=side.vision.clusters.centers,
             keep=side.merge,

@@ -18,6 +18,10 @@ DEVICE = "VITCOP_VISION_DEVICE"
 class PruningInputProcessor:
     """Put before a stock input processor of a model with three rotary axes in the bases of a class."""
 
+    # Of the stock input processor.
+    tokenizer: Any
+    dtype: Any
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._side = VisionSide(device=os.environ.get(DEVICE, "cpu"))
@@ -69,7 +73,8 @@ class PruningInputProcessor:
 
     def get_num_tokens_per_image(self, *, image: Any, **kwargs: Any) -> int:
         """Placeholders of an image after pruning; hashing for KV reuse and chunked prefill count with it."""
-        return self._side.settings.count(super().get_num_tokens_per_image(image=image, **kwargs))
+        # The next in line is the stock input processor.
+        return self._side.settings.count(super().get_num_tokens_per_image(image=image, **kwargs))  # type: ignore[misc]
 
     def get_num_tokens_per_video(self, *, video: Any, **kwargs: Any) -> int:
         """Raises ValueError: see `call_with_text_prompt`."""
