@@ -230,13 +230,9 @@ def _run_report(stage: StageRun) -> None:
     report(
         stage.out,
         data=stage.recipe.data.evaluation,
-        limit=stage.recipe.verify.limit,
-        target=stage.recipe.build.target,
-        options=stage.recipe.target_options,
         overlays=stage.recipe.report.overlays,
         title=stage.recipe.report.title,
         out=stage.target("report.html"),
-        console=stage.console,
     )
 
 
@@ -329,7 +325,7 @@ STAGES: tuple[Stage, ...] = (
         name="report",
         outputs=(Output(path="report.html"),),
         settings=("report",),
-        after=("schedule.json", "calibration.json", "bundle", "build.json", "verify.json", "bench.json"),
+        after=("schedule.json", "calibration.json", "bundle", "verify.json", "bench.json"),
         inputs=lambda recipe, checked: {"evaluation samples": checked.digests["evaluation"]},
         run=_run_report,
     ),
