@@ -8,13 +8,13 @@ from vitcop.calibrate.core.settings import Number, Share, check_settings, settin
 from vitcop.calibrate.data.task_scores import metric_of
 from vitcop.calibrate.evaluate.settings import CalibrationSettings
 from vitcop.calibrate.schedule.schedule import MAX_INT
-from vitcop.calibrate.search.constraints import Constraint
+from vitcop.calibrate.search.constraints import Constraint, ConstraintKind
 from vitcop.plugins.errors import InputError
 
 PRESETS = ("paper-1/3", "paper-2/9", "paper-1/9", "none")
 """Schedules that can be named in place of a file."""
 
-CONSTRAINTS = ("flops", "kv_bytes", "latency_ms", "max_loss")
+CONSTRAINTS: tuple[ConstraintKind, ...] = ("flops", "kv_bytes", "latency_ms", "max_loss")
 """What a search may be held to in place of a budget."""
 
 

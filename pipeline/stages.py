@@ -75,9 +75,9 @@ class Stage:
 
 def recipe_slice(recipe: Recipe, keys: tuple[str, ...]) -> dict[str, Any]:
     """The values of a recipe under some keys, flat, by dotted key. Files are inputs, told by digest."""
-    data, flat = asdict(recipe), {}
+    flat: dict[str, Any] = {}
     for key in keys:
-        value = data
+        value: Any = asdict(recipe)
         for part in key.split("."):
             value = value[part]
         flat |= _flatten(key, value)
@@ -129,7 +129,9 @@ def _run_calibrate(stage: StageRun) -> None:
     if section.schedule is not None:
         write_text(stage.target("schedule.json"), load_schedule(section.schedule, stage.checked.checkpoint).to_json())
         return
-    search = open_search(recipe.model, recipe.data.calibration, recipe.data.selection, section, console=stage.console)
+    calibration, selection = recipe.data.calibration, recipe.data.selection
+    assert calibration is not None and selection is not None, "the recipe was checked"
+    search = open_search(recipe.model, calibration, selection, section, console=stage.console)
     search.run(
         schedule_out=stage.target("schedule.json"),
         calibration_out=stage.target("calibration.json"),
@@ -207,14 +209,9 @@ def _run_report(stage: StageRun) -> None:
 
     report(
         stage.out,
+        stage.recipe.report,
         data=stage.recipe.data.evaluation,
-        limit=stage.recipe.verify.limit,
-        target=stage.recipe.build.target,
-        options=stage.recipe.target_options,
-        overlays=stage.recipe.report.overlays,
-        title=stage.recipe.report.title,
         out=stage.target("report.html"),
-        console=stage.console,
     )
 
 
@@ -307,7 +304,7 @@ STAGES: tuple[Stage, ...] = (
         name="report",
         outputs=(Output(path="report.html"),),
         settings=("report",),
-        after=("schedule.json", "calibration.json", "bundle", "build.json", "verify.json", "bench.json"),
+        after=("schedule.json", "calibration.json", "bundle", "verify.json", "bench.json"),
         inputs=lambda recipe, checked: {"evaluation samples": checked.digests["evaluation"]},
         run=_run_report,
     ),

@@ -24,6 +24,7 @@ class Verification:
         scores: task scores of each rung with paired intervals, over all samples and by subset.
         gates: each gate with its value and limit.
         rows: one for each sample, in the order of the samples.
+        kept: which patches the engine kept of the samples that a report shows (`KeptPatches`).
         versions: of the packages that ran.
     """
 
@@ -35,6 +36,7 @@ class Verification:
     scores: dict[str, Any]
     gates: tuple[GateResult, ...]
     rows: tuple[dict[str, Any], ...]
+    kept: tuple[dict[str, Any], ...]
     versions: dict[str, str]
 
     @property

@@ -24,6 +24,7 @@ from vitcop.export.measure.gates import (
     score_loss_gate,
     weights_gate,
 )
+from vitcop.export.measure.kept import KeptPatches
 from vitcop.export.measure.losses import ExportLoss, LogitLoss
 from vitcop.export.measure.rungs import ENGINE, ORIGINAL, PRUNED, Rungs, engine_dtype, open_rungs
 from vitcop.export.measure.score_tables import score_tables
@@ -87,11 +88,11 @@ def verify(
     from vitcop.calibrate.data.samples import batches, samples_digest
 
     dtype = engine_dtype(rungs.runners[ENGINE], bundle)
-    schedule_loss, export_loss = LogitLoss(), ExportLoss(bundle.schedule, dtype)
+    schedule_loss, export_loss, kept = LogitLoss(), ExportLoss(bundle.schedule, dtype), KeptPatches(samples)
     by_id: dict[str, dict[str, Any]] = {}
     progress.start(len(samples), "verify")
     for members, batch in batches(samples, rungs.processor, rungs.family, batch_size):
-        rows = _run_batch(rungs, members, batch, max_new_tokens, score, schedule_loss, export_loss)
+        rows = _run_batch(rungs, members, batch, max_new_tokens, score, schedule_loss, export_loss, kept)
         by_id.update((row["id"], row) for row in rows)
         for _ in members:
             progress.advance()
@@ -129,6 +130,7 @@ def verify(
         scores=scores,
         gates=tuple(results),
         rows=tuple(rows),
+        kept=tuple(kept.to_list()),
         versions=installed_versions(MEASURED_PACKAGES),
     )
 
@@ -141,8 +143,9 @@ def _run_batch(
     score: Metric,
     schedule_loss: LogitLoss,
     export_loss: ExportLoss,
+    kept: KeptPatches,
 ) -> list[dict[str, Any]]:
-    """All rungs on one batch; adds to both losses and returns the samples' rows."""
+    """All rungs on one batch; adds to both losses and what was kept, and returns the samples' rows."""
     from vitcop.calibrate.run.generation import generate, teacher_forced
 
     answers = {
@@ -165,6 +168,7 @@ def _run_batch(
         )
     num_padding_B = (batch.attention_mask == 0).sum(axis=1)
     compared = export_loss.add(pruned, answers[ENGINE], rungs.runners[ENGINE], num_padding_B)
+    kept.add(members, batch, answers[ENGINE].prefill)
 
     rows = []
     for row, (sample, found) in enumerate(zip(members, compared, strict=True)):

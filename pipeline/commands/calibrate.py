@@ -1,5 +1,6 @@
 """`vitcop calibrate`."""
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -60,7 +61,7 @@ def command(
     found = calibrate(
         model, calibration, selection, settings, shard=shard, merged=merged, out=out, console=console, **given
     )
-    if shard is not None:
+    if isinstance(found, Path):
         console.result({"partial": str(found)}, str(found))
         return
     shown = inspect_schedule(found, model=model)

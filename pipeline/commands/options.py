@@ -92,7 +92,7 @@ def taken(kind: type, given: dict[str, Any], **more: Any) -> Any:
 def _option(item: Field, hint: Any) -> Decorator:
     flag, text = f"--{item.name.replace('_', '-')}", _sentence(meaning(item))
     hint = next((each for each in get_args(hint) if type(None) in get_args(hint) and each is not type(None)), hint)
-    shown = {"default": item.default, "show_default": item.default is not None, "help": text}
+    shown: dict[str, Any] = {"default": item.default, "show_default": item.default is not None, "help": text}
     if hint is bool:
         if item.default:
             return click.option(f"{flag}/--no-{flag[2:]}", **shown)
@@ -100,9 +100,7 @@ def _option(item: Field, hint: Any) -> Decorator:
     if get_origin(hint) is Literal:
         return click.option(flag, type=click.Choice(get_args(hint)), **shown)
     if get_origin(hint) is tuple:
-        shown["show_default"] = ",".join(
-            "null" if each is None else f"{each:.4g}" if isinstance(each, float) else each for each in item.default
-        )
+        shown["show_default"] = ",".join(map(_shown, shown["default"]))
         return click.option(flag, type=Listed(hint), **shown)
     if hint is int:
         least, most = item.metadata["least"], item.metadata["most"]
@@ -112,6 +110,10 @@ def _option(item: Field, hint: Any) -> Decorator:
     if hint is str:
         return click.option(flag, **shown)
     return click.option(flag, type=Read(hint, "path" if Path in get_args(hint) else "number"), **shown)
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _sentence(text: str) -> str:

@@ -1,22 +1,22 @@
 """`vitcop report`."""
 
+from typing import Any
+
 import click
 
-from vitcop.pipeline.commands.options import PATH, engine_options, json_option, target_options
+from vitcop.pipeline.commands.options import PATH, json_option, settings_options, taken
+from vitcop.pipeline.settings import ReportSettings
 
 
 @click.command(name="report", short_help="Write report.html from the results of a run.")
 @click.argument("folder", type=PATH, metavar="OUT_DIR")
-@click.option("--data", type=PATH, metavar="FILE.jsonl", help="Samples to show with their kept patches.")
-@click.option("--overlays", type=click.IntRange(0, 64), default=6, show_default=True, help="How many of them.")
-@click.option("--title", default="", help="Heading; the model's name where left out.")
-@target_options
+@click.option("--data", type=PATH, metavar="FILE.jsonl", help="Verified samples, to show with their kept patches.")
+@settings_options(ReportSettings)
 @json_option()
-def command(folder: str, device: str | None, extra: tuple[str, ...], as_json: bool, **settings) -> None:
+def command(folder: str, data: str | None, as_json: bool, **given: Any) -> None:
     """Write OUT_DIR/report.html from the results of a run. What is missing is said in the report."""
     from vitcop.pipeline.console import Console
     from vitcop.pipeline.steps.report import report
 
-    console = Console(as_json=as_json)
-    path = report(folder, options=engine_options(device, extra), console=console, **settings)
-    console.result({"report": str(path)}, f"report: {path}")
+    path = report(folder, taken(ReportSettings, given), data=data)
+    Console(as_json=as_json).result({"report": str(path)}, f"report: {path}")

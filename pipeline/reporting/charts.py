@@ -150,8 +150,8 @@ def draw_times(bars: tuple[TimeBar, ...]) -> str:
         top, x = i * row + 6, 4.0
         marks.append(text(4, top + 11, f"{bar.label}: {bar.total * scale:.4g} {unit}", "bar-label"))
         for name, value in bar.parts:
-            css = f"part-{PARTS.index(name)}" if name in PARTS else "part-other"
-            marks.append(rect(x, top + 17, width_of(value), thick, css, f"{name}: {value * scale:.4g} {unit}"))
+            told = f"{name}: {value * scale:.4g} {unit}"
+            marks.append(rect(x, top + 17, width_of(value), thick, f"part-{PARTS.index(name)}", told))
             x += width_of(value)
     marks.append(text(WIDTH / 2, height - 4, unit, "axis", "middle"))
     return figure(height, marks, "; ".join(f"{bar.label}: {bar.total:.4g} ms" for bar in bars))

@@ -4,11 +4,8 @@ import base64
 import colorsys
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-
-from vitcop.calibrate.run.runner import DropTrace, Prefill
 
 LEAST_SIDE = 240
 """Smallest side of a picture in pixels; smaller images are enlarged by a whole factor, their pixels stay square."""
@@ -17,60 +14,13 @@ DROPPED = -1
 _GREY, _LINE = 0.72, np.array([1.0, 1.0, 1.0])
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """What is present after one stage.
-
-    Args:
-        name: "LLM input", "before layer 5".
-        owner: int [N], for each patch the token that stands for it, or DROPPED.
-        count: tokens present.
-    """
-
-    name: str
-    owner: np.ndarray
-    count: int
-
-
-def stages_of(prefill: Prefill, row: int, num_patches: int, names: Sequence[str]) -> list[Stage]:
-    """Which patches each token stands for, stage by stage.
-
-    Args:
-        prefill: of an engine or a PyTorch runner; its traces chain: each indexes into the tokens present before it.
-        row: of the batch.
-        num_patches: N of the unpruned model.
-        names: one for LLM input and one for each drop.
-    """
-    members = [np.array([patch]) for patch in range(num_patches)]
-    if prefill.vision is not None:
-        members = _select(members, prefill.vision.kept_visual[row])
-    stages = [_stage(names[0], members, num_patches)]
-    for name, trace in zip(names[1:], prefill.drops, strict=True):
-        members = _after(members, trace, row)
-        stages.append(_stage(name, members, num_patches))
-    return stages
-
-
-def whole_image(num_patches: int) -> Stage:
-    """What the unpruned model sees."""
-    return Stage(name="in the image", owner=np.zeros(num_patches, dtype=int), count=num_patches)
-
-
-def _select(members: list[np.ndarray], kept: np.ndarray) -> list[np.ndarray]:
-    return [members[token] for token in kept]
-
-
-def _after(members: list[np.ndarray], trace: DropTrace, row: int) -> list[np.ndarray]:
-    if trace.assignment is None:
-        return _select(members, trace.kept_visual[row])
-    return [np.concatenate([members[token] for token in np.flatnonzero(weights)]) for weights in trace.assignment[row]]
-
-
-def _stage(name: str, members: list[np.ndarray], num_patches: int) -> Stage:
+def owners_of(stage: str, num_patches: int) -> tuple[np.ndarray, int]:
+    """(int [N]: for each patch the token that stands for it, or DROPPED; tokens present) of a stage of verify.json."""
+    tokens = stage.split()
     owner = np.full(num_patches, DROPPED)
-    for token, patches in enumerate(members):
-        owner[patches] = token
-    return Stage(name=name, owner=owner, count=len(members))
+    for token, patches in enumerate(tokens):
+        owner[[int(patch) for patch in patches.split("+")]] = token
+    return owner, len(tokens)
 
 
 def draw_stage(picture: np.ndarray, owner: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
@@ -78,7 +28,7 @@ def draw_stage(picture: np.ndarray, owner: np.ndarray, grid: tuple[int, int]) ->
 
     Args:
         picture: fp [h,w,3] in [0, 1], what the model saw.
-        owner: int [rows·columns], as in `Stage`; where one token owns every patch, the picture is left as it is.
+        owner: int [rows·columns], as `owners_of` gives; where one token owns every patch, the picture is left as it is.
         grid: (rows, columns) of patches.
 
     Returns uint8 [h',w',3].

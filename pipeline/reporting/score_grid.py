@@ -31,7 +31,7 @@ WIDE = 34
 
 def score_grids(calibration: Mapping[str, Any] | None) -> tuple[ScoreGrid, ...]:
     """Rank agreement and held share; nothing where nothing was observed."""
-    if not (calibration or {}).get("observation"):
+    if calibration is None or not calibration.get("observation"):
         return ()
     from vitcop.calibrate.observe.observation import Observation
 

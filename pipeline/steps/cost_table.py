@@ -77,17 +77,18 @@ def cost_table(
 
 def trial_table(found: "CostTable") -> str:
     """Forecast against measurement of each schedule that was not fitted on, as lines of text."""
-    rows = [("schedule", "ms", "forecast", "error")]
+    rows: list[tuple[str, ...]] = [("schedule", "ms", "forecast", "error")]
     for trial in found.trials:
         times = [f"{1000 * seconds:.2f}" for seconds in (trial.measured, trial.forecast)]
         rows.append((trial.schedule, *times, f"{100 * trial.error:.1f} %"))
-    if not found.trials:
+    median, worst = found.median_error, found.worst_error
+    if median is None or worst is None:
         return "no trials: the error of the forecast is not known"
     low, high = found.interval(1.0)
     return "\n".join(
         [
             *table(rows),
-            f"error of the forecast: median {100 * found.median_error:.1f} %, worst {100 * found.worst_error:.1f} %",
+            f"error of the forecast: median {100 * median:.1f} %, worst {100 * worst:.1f} %",
             f"measured / forecast from {low:.3f} to {high:.3f}; a new schedule lies within with probability "
             f"{found.coverage:.2f}",
         ]

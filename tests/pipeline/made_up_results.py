@@ -191,6 +191,7 @@ def verified(*, passed: bool = True, answers: bool = True, loss: float = 7.6e-6)
             GateResult(name="near_tie_share", value=0.01, limit=None, passed=None, note="switched off"),
         ),
         rows=tuple({"id": f"evaluation-{i}", **row} for i in range(2)),
+        kept=(),
         versions=VERSIONS,
     )
 
