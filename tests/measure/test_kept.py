@@ -17,6 +17,7 @@ from vitcop.calibrate.run.runner import DropTrace, Prefill
 from vitcop.export.measure import rungs, verify
 from vitcop.export.measure.kept import choose, one_tile, stages_of
 from vitcop.pipeline import report
+from vitcop.pipeline.settings import ReportSettings
 from vitcop.plugins.errors import InputError
 
 LOGITS = np.zeros((2, 3), dtype=np.float32)
