@@ -1,9 +1,10 @@
 """The whole road: command line, recipe, stages with their cache, report.
 
-The steps are plain functions, loaded when first used::
+The steps are plain functions, and what they can be asked for are frozen settings; both are loaded when first used::
 
-    from vitcop.pipeline import run
+    from vitcop.pipeline import VerifySettings, run, verify
     run("recipe.yaml", "out/")
+    verify("out/bundle", "more.jsonl", VerifySettings(metric="anls", batch_size=4))
 """
 
 if __name__ != "vitcop.pipeline":
@@ -14,7 +15,7 @@ if __name__ != "vitcop.pipeline":
 from importlib import import_module
 from typing import Any
 
-_STEPS = {
+_PLACES = {
     "run": "vitcop.pipeline.running",
     "calibrate": "vitcop.pipeline.steps.calibrate",
     "export": "vitcop.pipeline.steps.export",
@@ -23,16 +24,35 @@ _STEPS = {
     "bench": "vitcop.pipeline.steps.bench",
     "report": "vitcop.pipeline.steps.report",
     "generate": "vitcop.pipeline.steps.generate",
+    "BenchSettings": "vitcop.pipeline.settings",
+    "CalibrationSettings": "vitcop.pipeline.settings",
+    "ReportSettings": "vitcop.pipeline.settings",
+    "SearchSettings": "vitcop.pipeline.settings",
+    "VerifySettings": "vitcop.pipeline.settings",
 }
 
-__all__ = ["bench", "build", "calibrate", "export", "generate", "report", "run", "verify"]
+__all__ = [
+    "BenchSettings",
+    "CalibrationSettings",
+    "ReportSettings",
+    "SearchSettings",
+    "VerifySettings",
+    "bench",
+    "build",
+    "calibrate",
+    "export",
+    "generate",
+    "report",
+    "run",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """Load a step at its first use, so that importing the package stays cheap."""
-    if name not in _STEPS:
+    """Load a step or settings at the first use, so that importing the package stays cheap."""
+    if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_STEPS[name]), name)
+    return getattr(import_module(_PLACES[name]), name)
 
 
 def __dir__() -> list[str]:
