@@ -26,6 +26,7 @@ _PLACES = {
     "generate": "vitcop.pipeline.steps.generate",
     "BenchSettings": "vitcop.pipeline.settings",
     "CalibrationSettings": "vitcop.pipeline.settings",
+    "EngineSettings": "vitcop.pipeline.settings",
     "ReportSettings": "vitcop.pipeline.settings",
     "SearchSettings": "vitcop.pipeline.settings",
     "VerifySettings": "vitcop.pipeline.settings",
@@ -34,6 +35,7 @@ _PLACES = {
 __all__ = [
     "BenchSettings",
     "CalibrationSettings",
+    "EngineSettings",
     "ReportSettings",
     "SearchSettings",
     "VerifySettings",

@@ -56,7 +56,7 @@ def check_recipe(recipe: Recipe, progress: Progress | None = None) -> Checked:
     checkpoint = Checkpoint.open(recipe.model)
     check_target = getattr(open_target(recipe.build.target), "check", None)
     if check_target is not None:
-        check_target(recipe.target_options, copied_weights=recipe.export.copy_weights)
+        check_target(recipe.engine.options, copied_weights=recipe.export.copy_weights)
     if recipe.calibrate.schedule is not None:
         schedule = load_schedule(recipe.calibrate.schedule, checkpoint)
         check_schedule(schedule, checkpoint, family_in(checkpoint.path), source=str(recipe.calibrate.schedule))

@@ -16,6 +16,7 @@ from vitcop.pipeline.settings import (
     BenchSettings,
     BuildSettings,
     DataSettings,
+    EngineSettings,
     ExportSettings,
     File,
     ReportSettings,
@@ -54,10 +55,16 @@ class Recipe(Settings):
                 raise InputError(f"data.{other} and data.{name} are the same file; each split needs samples of its own")
 
     @property
-    def target_options(self) -> dict[str, Any]:
-        """Options of the runtime, with the device of the recipe where the runtime leaves a choice."""
+    def engine(self) -> EngineSettings:
+        """The engine, on the recipe's device where the runtime leaves a choice, and PyTorch on the same."""
         default = {"device": self.device} if self.build.target == "onnxruntime" else {}
-        return {**default, **self.build.options}
+        return EngineSettings(
+            target=self.build.target,
+            options=default | self.build.options,
+            model=self.model,
+            device=self.device,
+            attn=self.attn,
+        )
 
 
 def load_recipe(path: str | Path) -> Recipe:

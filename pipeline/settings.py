@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from vitcop.calibrate.core.settings import Number, Share, check_settings, setting
 from vitcop.calibrate.data.task_scores import metric_of
 from vitcop.calibrate.evaluate.settings import CalibrationSettings
+from vitcop.calibrate.models.dtypes import Attention
 from vitcop.calibrate.schedule.schedule import MAX_INT
 from vitcop.calibrate.search.constraints import Constraint, ConstraintKind
 from vitcop.plugins.errors import InputError
@@ -111,6 +112,17 @@ class BuildSettings(Settings):
     options: dict[str, Any] = setting(
         meaning="options of that runtime, by name (onnxruntime: device, threads)", factory=dict
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings(Settings):
+    """Which engine is measured, and how the PyTorch model runs that it is held against."""
+
+    target: str = setting("onnxruntime", "the runtime")
+    options: dict[str, Any] = setting(meaning="options of that runtime, by name", factory=dict)
+    model: File | None = setting(None, "folder of the checkpoint; the one that the bundle names where left out")
+    device: str = setting("cpu", "where PyTorch runs: cpu, cuda")
+    attn: Attention = setting("sdpa", "attention of the PyTorch model; flash_attention_2 needs flash-attn and a GPU")
 
 
 @dataclass(frozen=True, kw_only=True)

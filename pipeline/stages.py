@@ -155,28 +155,16 @@ def _run_export(stage: StageRun) -> None:
 def _run_build(stage: StageRun) -> None:
     from vitcop.pipeline.steps.build import build, write_result
 
-    section = stage.recipe.build
-    built = build(
-        stage.out / "bundle", target=section.target, options=stage.recipe.target_options, console=stage.console
-    )
+    engine = stage.recipe.engine
+    built = build(stage.out / "bundle", target=engine.target, options=engine.options, console=stage.console)
     write_result(built, stage.target("build.json"))
 
 
 def _run_verify(stage: StageRun) -> None:
     from vitcop.pipeline.steps.verify import verify
 
-    verify(
-        stage.out / "bundle",
-        stage.recipe.data.evaluation,
-        stage.recipe.verify,
-        target=stage.recipe.build.target,
-        options=stage.recipe.target_options,
-        model=stage.recipe.model,
-        device=stage.recipe.device,
-        attn=stage.recipe.attn,
-        out=stage.target("verify.json"),
-        console=stage.console,
-    )
+    recipe, out = stage.recipe, stage.target("verify.json")
+    verify(stage.out / "bundle", recipe.data.evaluation, recipe.verify, recipe.engine, out=out, console=stage.console)
 
 
 def _run_reference(stage: StageRun) -> None:
@@ -188,17 +176,13 @@ def _run_reference(stage: StageRun) -> None:
 def _run_bench(stage: StageRun) -> None:
     from vitcop.pipeline.steps.bench import bench
 
-    settings = stage.recipe.bench
+    recipe = stage.recipe
     bench(
         stage.out / "bundle",
-        stage.recipe.data.evaluation,
-        settings,
-        target=stage.recipe.build.target,
-        options=stage.recipe.target_options,
-        model=stage.recipe.model,
-        against=stage.out / UNPRUNED if settings.unpruned else None,
-        device=stage.recipe.device,
-        attn=stage.recipe.attn,
+        recipe.data.evaluation,
+        recipe.bench,
+        recipe.engine,
+        against=stage.out / UNPRUNED if recipe.bench.unpruned else None,
         out=stage.target("bench.json"),
         console=stage.console,
     )

@@ -7,13 +7,12 @@ import click
 
 from vitcop.pipeline.commands.options import (
     PATH,
-    attention_option,
-    engine_options,
     json_option,
+    measured_engine,
+    measured_options,
     out_option,
     settings_options,
     taken,
-    target_options,
 )
 from vitcop.pipeline.settings import BenchSettings
 from vitcop.plugins.errors import InputError
@@ -21,11 +20,7 @@ from vitcop.plugins.errors import InputError
 
 @click.command(name="bench", short_help="Time the engine, pruned and unpruned.")
 @click.argument("bundle", type=PATH)
-@click.option("--data", type=PATH, required=True, metavar="FILE.jsonl", help="Samples whose prompts are timed.")
-@target_options
-@click.option(
-    "--model", type=PATH, metavar="MODEL_DIR", help="The checkpoint; the one that the bundle names where left out."
-)
+@measured_options
 @click.option(
     "--unpruned",
     "against",
@@ -34,7 +29,6 @@ from vitcop.plugins.errors import InputError
     help="A bundle of the same model without dropping, to compare with.",
 )
 @settings_options(BenchSettings, without=("enabled", "unpruned"))
-@attention_option
 @click.option(
     "--cost-table",
     "cost_out",
@@ -61,8 +55,7 @@ from vitcop.plugins.errors import InputError
 def command(
     bundle: str,
     data: str,
-    device: str | None,
-    extra: tuple[str, ...],
+    against: str | None,
     out: str | None,
     cost_out: str | None,
     trials: int,
@@ -77,26 +70,19 @@ def command(
     from vitcop.pipeline.console import Console
 
     console = Console(as_json=as_json)
+    engine, settings = measured_engine(given), taken(BenchSettings, given)
     if cost_out is not None:
         from vitcop.pipeline.steps.cost_table import cost_table, trial_table
 
         if out is not None:
             raise InputError("--cost-table writes cost.json alone: leave out -o, or run bench once more without it")
-        kept = {name: given[name] for name in ("target", "model", "against", "batch_size", "repeats", "warmup")}
-        options = engine_options(device, extra)
-        table = cost_table(bundle, data, cost_out, options=options, trials=trials, seed=seed, console=console, **kept)
+        turns = {"batch_size": settings.batch_size, "repeats": settings.repeats, "warmup": settings.warmup}
+        table = cost_table(
+            bundle, data, cost_out, engine, against=against, trials=trials, seed=seed, console=console, **turns
+        )
         console.result(json.loads(table.to_json()), trial_table(table))
         return
     from vitcop.pipeline.steps.bench import bench, bench_table
 
-    found = bench(
-        bundle,
-        data,
-        taken(BenchSettings, given),
-        options=engine_options(device, extra),
-        device=device or "cpu",
-        out=out,
-        console=console,
-        **given,
-    )
+    found = bench(bundle, data, settings, engine, against=against, out=out, console=console)
     console.result(found.to_dict(), bench_table(found))

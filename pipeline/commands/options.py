@@ -9,7 +9,7 @@ import click
 
 from vitcop.calibrate.core.settings import meaning
 from vitcop.calibrate.core.strict_json import read
-from vitcop.calibrate.models.dtypes import Attention
+from vitcop.pipeline.settings import EngineSettings
 from vitcop.plugins.errors import InputError
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -120,17 +120,6 @@ def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def attention_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--attn."""
-    return click.option(
-        "--attn",
-        type=click.Choice(get_args(Attention)),
-        default="sdpa",
-        show_default=True,
-        help="Attention of the PyTorch model; flash_attention_2 needs flash-attn and a GPU.",
-    )(function)
-
-
 def shard_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """--shard and --merge."""
     function = click.option(
@@ -146,6 +135,20 @@ def shard_options(function: Callable[..., Any]) -> Callable[..., Any]:
         metavar="i/n",
         help="Measure the i-th of n shares of the table, write partial-i-of-n.json and stop; see --merge.",
     )(function)
+
+
+def measured_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--data, and what is measured on it and against what; see `measured_engine`."""
+    function = settings_options(EngineSettings, without=("target", "options", "device"))(function)
+    function = target_options(function)
+    return click.option("--data", type=PATH, required=True, metavar="FILE.jsonl", help="The samples.")(function)
+
+
+def measured_engine(given: dict[str, Any]) -> EngineSettings:
+    """The engine that these options name, which are taken out of `given`. Raises InputError."""
+    device = given.pop("device")
+    options = engine_options(device, given.pop("extra"))
+    return taken(EngineSettings, given, options=options, device=device or "cpu")
 
 
 def engine_options(device: str | None, extra: tuple[str, ...]) -> dict[str, Any]:

@@ -6,24 +6,19 @@ import click
 
 from vitcop.pipeline.commands.options import (
     PATH,
-    attention_option,
-    engine_options,
     json_option,
+    measured_engine,
+    measured_options,
     out_option,
     settings_options,
     taken,
-    target_options,
 )
 from vitcop.pipeline.settings import VerifySettings
 
 
 @click.command(name="verify", short_help="Compare the engine with the PyTorch original.")
 @click.argument("bundle", type=PATH)
-@click.option("--data", type=PATH, required=True, metavar="FILE.jsonl", help="Evaluation samples.")
-@target_options
-@click.option(
-    "--model", type=PATH, metavar="MODEL_DIR", help="The checkpoint; the one that the bundle names where left out."
-)
+@measured_options
 @click.option(
     "--gate",
     "gates",
@@ -32,14 +27,11 @@ from vitcop.pipeline.settings import VerifySettings
     help="A limit that differs from its default, or off; may be repeated.",
 )
 @settings_options(VerifySettings)
-@attention_option
 @out_option("Where verify.json is written.", required=False)
 @json_option()
 def command(
     bundle: str,
     data: str,
-    device: str | None,
-    extra: tuple[str, ...],
     gates: tuple[str, ...],
     out: str | None,
     as_json: bool,
@@ -60,9 +52,9 @@ def command(
             limits[name] = None if value == "off" else float(value)
         except ValueError:
             raise InputError(f"--gate {item!r}: expected NAME=LIMIT with a number, or NAME=off") from None
-    console, options = Console(as_json=as_json), engine_options(device, extra)
-    settings = taken(VerifySettings, given, gates=limits)
-    found = verify(bundle, data, settings, options=options, device=device or "cpu", out=out, console=console, **given)
+    console = Console(as_json=as_json)
+    engine, settings = measured_engine(given), taken(VerifySettings, given, gates=limits)
+    found = verify(bundle, data, settings, engine, out=out, console=console)
     verdict = "PASSED" if found.passed else "FAILED"
     console.result(found.to_dict(), f"{gate_table(found.gates)}\n{verdict}")
     if not found.passed:

@@ -26,7 +26,7 @@ def examine(recipe: Recipe | None = None, *, place: Path = Path(".")) -> Examina
         place: folder on the disk whose free space is told.
     """
     target = recipe.build.target if recipe else None
-    device = str(recipe.target_options.get("device", recipe.device)) if recipe else "cpu"
+    device = str(recipe.engine.options.get("device", recipe.device)) if recipe else "cpu"
     on_gpu = device.startswith("cuda") or target == "tensorrt"
     rows = [
         Row(name="vitcop", found=vitcop_version(), purpose="everything"),

@@ -1,14 +1,13 @@
 """`bench`: measure where the time and the memory go, pruned against unpruned."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vitcop.calibrate.core.partial import write_text
 from vitcop.pipeline.console import Console, dump_json
 from vitcop.pipeline.inspection import table
 from vitcop.pipeline.preflight import open_bundle
-from vitcop.pipeline.settings import BenchSettings
+from vitcop.pipeline.settings import BenchSettings, EngineSettings
 
 if TYPE_CHECKING:
     from vitcop.export.measure import Bench
@@ -18,13 +17,9 @@ def bench(
     bundle: str | Path,
     data: str | Path,
     settings: BenchSettings | None = None,
+    engine: EngineSettings | None = None,
     *,
-    target: str = "onnxruntime",
-    options: Mapping[str, Any] | None = None,
-    model: str | Path | None = None,
     against: str | Path | None = None,
-    device: str = "cpu",
-    attn: str = "sdpa",
     out: str | Path | None = None,
     console: Console | None = None,
 ) -> "Bench":
@@ -33,11 +28,7 @@ def bench(
     Args:
         bundle: the bundle's folder.
         data: samples whose prompts are timed.
-        target, options: the runtime and its options.
-        model: folder of the checkpoint; the one that the bundle names where None.
         against: a bundle of the same model without dropping, to compare with.
-        device: where PyTorch runs.
-        attn: attention of the PyTorch model: "sdpa", "eager" or "flash_attention_2".
         out: where bench.json is written, if anywhere.
 
     Raises InputError for anything wrong with bundle or samples.
@@ -45,10 +36,10 @@ def bench(
     from vitcop.calibrate.data.samples import load_samples
     from vitcop.export.runtimes import open_target
 
-    console, settings = console or Console(quiet=True), settings or BenchSettings()
+    console, settings, engine = console or Console(quiet=True), settings or BenchSettings(), engine or EngineSettings()
     opened = open_bundle(bundle, console)
     unpruned = open_bundle(against, console) if against is not None else None
-    open_target(target)
+    open_target(engine.target)
     samples = load_samples(data, limit=settings.batch_size)
 
     from vitcop.export.measure import bench as measure
@@ -57,13 +48,13 @@ def bench(
         found = measure(
             opened,
             samples,
-            target=target,
-            options=dict(options or {}),
-            model_dir=Path(model) if model is not None else None,
+            target=engine.target,
+            options=engine.options,
+            model_dir=engine.model,
             unpruned=unpruned,
             compare_torch=settings.compare_torch,
-            device=device,
-            attn=attn,
+            device=engine.device,
+            attn=engine.attn,
             batch_size=settings.batch_size,
             max_new_tokens=settings.max_new_tokens,
             repeats=settings.repeats,

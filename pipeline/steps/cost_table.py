@@ -1,13 +1,13 @@
 """`bench --cost-table`: time probes on a target, for schedules that are chosen by measured time."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vitcop.calibrate.core.partial import write_text
 from vitcop.pipeline.console import Console
 from vitcop.pipeline.inspection import table
 from vitcop.pipeline.preflight import open_bundle
+from vitcop.pipeline.settings import EngineSettings
 
 if TYPE_CHECKING:
     from vitcop.calibrate.schedule.latency import CostTable
@@ -17,10 +17,8 @@ def cost_table(
     bundle: str | Path,
     data: str | Path,
     out: str | Path,
+    engine: EngineSettings | None = None,
     *,
-    target: str = "onnxruntime",
-    options: Mapping[str, Any] | None = None,
-    model: str | Path | None = None,
     against: str | Path | None = None,
     batch_size: int = 1,
     trials: int = 4,
@@ -35,8 +33,7 @@ def cost_table(
         bundle: any bundle of the model; its own schedule does not matter.
         data: samples; the first ones make the prompt that is timed.
         out: where cost.json is written.
-        target, options: the runtime and its options.
-        model: folder of the checkpoint, of which probes are exported; the one that the bundle names where None.
+        engine: of its model probes are exported.
         against: a bundle of the same model without dropping, which saves one export.
         batch_size: prompts of one batch.
         trials: schedules that are timed and not fitted on, which tell the forecast's error.
@@ -48,10 +45,10 @@ def cost_table(
     from vitcop.calibrate.data.samples import load_samples
     from vitcop.export.runtimes import open_target
 
-    console = console or Console(quiet=True)
+    console, engine = console or Console(quiet=True), engine or EngineSettings()
     opened = open_bundle(bundle, console)
     plain = open_bundle(against, console) if against is not None else None
-    open_target(target)
+    open_target(engine.target)
     samples = load_samples(data, limit=batch_size)
 
     from vitcop.export.measure.cost_table import measure_cost_table
@@ -60,9 +57,9 @@ def cost_table(
         found = measure_cost_table(
             opened,
             samples,
-            target=target,
-            options=dict(options or {}),
-            model_dir=Path(model) if model is not None else None,
+            target=engine.target,
+            options=engine.options,
+            model_dir=engine.model,
             unpruned=plain,
             batch_size=batch_size,
             trials=trials,

@@ -1,15 +1,15 @@
 """`verify`: prove with numbers that the built engine still answers like the PyTorch original."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vitcop.calibrate.core.partial import write_text
 from vitcop.calibrate.core.strict_json import read_object
 from vitcop.pipeline.console import Console
 from vitcop.pipeline.inspection import table
 from vitcop.pipeline.preflight import open_bundle
-from vitcop.pipeline.settings import VerifySettings
+from vitcop.pipeline.settings import EngineSettings, VerifySettings
 
 if TYPE_CHECKING:
     from vitcop.calibrate.data.samples import Sample
@@ -25,12 +25,8 @@ def verify(
     bundle: str | Path,
     data: str | Path,
     settings: VerifySettings | None = None,
+    engine: EngineSettings | None = None,
     *,
-    target: str = "onnxruntime",
-    options: Mapping[str, Any] | None = None,
-    model: str | Path | None = None,
-    device: str = "cpu",
-    attn: str = "sdpa",
     out: str | Path | None = None,
     console: Console | None = None,
 ) -> "Verification":
@@ -42,10 +38,6 @@ def verify(
     Args:
         bundle: the bundle's folder.
         data: evaluation samples.
-        target, options: the runtime and its options.
-        model: folder of the checkpoint; the one that the bundle names where None.
-        device: where PyTorch runs.
-        attn: attention of the PyTorch model: "sdpa", "eager" or "flash_attention_2".
         out: where verify.json is written, if anywhere; a failed gate is written too.
 
     Returns the verification; look at `passed`. Raises InputError for anything wrong with bundle, samples or gates.
@@ -54,10 +46,10 @@ def verify(
     from vitcop.export.measure.gates import Gates
     from vitcop.export.runtimes import open_target
 
-    console, settings = console or Console(quiet=True), settings or VerifySettings()
+    console, settings, engine = console or Console(quiet=True), settings or VerifySettings(), engine or EngineSettings()
     # Whether the weights are those of the export is for a gate to say.
     opened = open_bundle(bundle, console, "size")
-    open_target(target)
+    open_target(engine.target)
     earlier = read_object(settings.baseline) if settings.baseline is not None else None
     samples = load_samples(data, limit=settings.limit)
 
@@ -67,24 +59,24 @@ def verify(
         found = measure(
             opened,
             samples,
-            target=target,
-            options=dict(options or {}),
+            target=engine.target,
+            options=engine.options,
             gates=Gates.of(settings.gates),
             metric=settings.metric,
-            model_dir=Path(model) if model is not None else None,
+            model_dir=engine.model,
             batch_size=settings.batch_size,
             max_new_tokens=settings.max_new_tokens,
             baseline=earlier,
             controls=settings.controls,
             seed=settings.seed,
-            device=device,
-            attn=attn,
+            device=engine.device,
+            attn=engine.attn,
             progress=progress,
         )
     if out is not None:
         write_text(Path(out), found.to_json())
     if any(gate.passed is False and gate.name in _EXPORT_GATES for gate in found.gates):
-        _locate(opened, open_target(target), samples[:1], console)
+        _locate(opened, open_target(engine.target), samples[:1], console)
     return found
 
 

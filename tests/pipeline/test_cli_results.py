@@ -7,7 +7,7 @@ import made_up_results
 import pytest
 
 from vitcop.calibrate.schedule.schedule import Schedule
-from vitcop.pipeline.settings import SearchSettings, VerifySettings
+from vitcop.pipeline.settings import BenchSettings, EngineSettings, SearchSettings, VerifySettings
 from vitcop.pipeline.steps.generate import Answer
 
 
@@ -35,8 +35,8 @@ def test_verify_passed(invoke, replaced):
     assert result.exit_code == 0 and result.stderr == ""
     lines = result.stdout.splitlines()
     assert lines[0].split() == ["gate", "measured", "limit"] and lines[-1] == "PASSED"
-    assert seen["args"] == ("b", "d.jsonl", VerifySettings(gates={"score_loss": 0.1, "near_tie_share": None}))
-    assert seen["device"] == "cpu"
+    settings = VerifySettings(gates={"score_loss": 0.1, "near_tie_share": None})
+    assert seen["args"] == ("b", "d.jsonl", settings, EngineSettings())
 
 
 def test_verify_failed(invoke, replaced):
@@ -60,7 +60,8 @@ def test_bench(invoke, replaced):
     result = invoke("bench", "b", "--data", "d.jsonl", "--device", "cuda", "--option", "threads=2", "--unpruned", "u")
     assert result.exit_code == 0
     assert "engine unpruned" in result.stdout and "2.10×" in result.stdout
-    assert seen["options"] == {"device": "cuda", "threads": 2} and seen["device"] == "cuda" and seen["against"] == "u"
+    engine = EngineSettings(options={"device": "cuda", "threads": 2}, device="cuda")
+    assert seen["args"] == ("b", "d.jsonl", BenchSettings(), engine) and seen["against"] == "u"
     assert json.loads(invoke("bench", "b", "--data", "d", "--json").stdout)["batch"]["visual_tokens"] == 16
 
 
@@ -70,7 +71,8 @@ def test_bench_cost_table(invoke, replaced):
     args = ("bench", "b", "--data", "d.jsonl", "--cost-table", "cost.json", "--device", "cuda", "--option", "threads=2")
     result = invoke(*args, "--trials", "3", "--repeats", "5", "--unpruned", "u")
     assert result.exit_code == 0 and result.stderr == ""
-    assert seen["args"] == ("b", "d.jsonl", "cost.json") and seen["options"] == {"device": "cuda", "threads": 2}
+    engine = EngineSettings(options={"device": "cuda", "threads": 2}, device="cuda")
+    assert seen["args"] == ("b", "d.jsonl", "cost.json", engine)
     assert (seen["trials"], seen["repeats"], seen["against"], seen["seed"]) == (3, 5, "u", 0)
     lines = result.stdout.splitlines()
     assert lines[0].split() == ["schedule", "ms", "forecast", "error"] and "5.0 %" in lines[1]

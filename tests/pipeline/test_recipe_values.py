@@ -49,10 +49,10 @@ def test_paths_are_relative_to_the_recipe():
 
 def test_device_is_the_default_of_the_parts_that_have_one():
     recipe = parse(device="cuda")
-    assert recipe.calibrate.search.device == "cuda" and recipe.target_options == {"device": "cuda"}
+    assert recipe.calibrate.search.device == "cuda" and recipe.engine.options == {"device": "cuda"}
     recipe = parse(device="cuda", calibrate={"search": {"device": "cpu"}}, build={"options": {"device": "cpu"}})
-    assert recipe.calibrate.search.device == "cpu" and recipe.target_options == {"device": "cpu"}
-    assert parse(device="cuda", build={"target": "tensorrt"}).target_options == {}
+    assert recipe.calibrate.search.device == "cpu" and recipe.engine.options == {"device": "cpu"}
+    assert parse(device="cuda", build={"target": "tensorrt"}).engine.options == {}
 
 
 @pytest.mark.parametrize(
