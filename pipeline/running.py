@@ -76,9 +76,7 @@ def run(
     with workspace.locked() as leftovers:
         if leftovers:
             console.note(f"removed what an interrupted run left: {', '.join(leftovers)}")
-        steps = []
-        for stage in stages:
-            steps.append(_advance(stage, recipe, checked, workspace, stages, console))
+        steps = [_advance(stage, recipe, checked, workspace, stages, console) for stage in stages]
         return RunResult(out=workspace.out, steps=tuple(steps), passed=read_verdict(workspace.out / "verify.json"))
 
 

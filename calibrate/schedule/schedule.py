@@ -7,6 +7,7 @@ count.
 
 import dataclasses
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -152,7 +153,7 @@ class Schedule:
         """Layer groups cut by the drop points: all layers of a group see the same tokens and have the same KV
         length."""
         cuts = [0, *(drop.layer for drop in self.drops), self.num_layers]
-        return tuple(range(a, b) for a, b in zip(cuts, cuts[1:], strict=False))
+        return tuple(range(a, b) for a, b in pairwise(cuts))
 
     def vision_count(self, num_visual: int) -> int:
         """Visual tokens at LLM input, of `num_visual` that the unpruned model has."""

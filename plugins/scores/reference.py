@@ -50,8 +50,7 @@ def text_query_scores(
     padding_B1S1 = (attention_mask == 0).view(batch, 1, num_positions, 1)
     check_finite(name, "the attention logits of the last query", logits_BkSG.masked_fill(padding_B1S1, 0.0))
     attention_BkSG = logits_BkSG.masked_fill(padding_B1S1, torch.finfo(torch.float32).min).softmax(dim=2)
-    scores_BV = attention_BkSG.sum(dim=(1, 3)).gather(1, visual_index)
-    return scores_BV
+    return attention_BkSG.sum(dim=(1, 3)).gather(1, visual_index)
 
 
 def uniform_scores(visual_index: torch.Tensor, keep_num: int, keep_den: int) -> torch.Tensor:

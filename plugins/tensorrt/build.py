@@ -40,7 +40,7 @@ def header_version(include: Path) -> tuple[int, int]:
     # The numbers stand in TRT_MAJOR_ENTERPRISE from 10.11 on, to which NV_TENSORRT_MAJOR refers.
     names = ("MAJOR", "MINOR")
     patterns = [rf"^#define (?:TRT_{name}_ENTERPRISE|NV_TENSORRT_{name}) (\d+)" for name in names]
-    found = [int(match[1]) for pattern in patterns if (match := re.search(pattern, text, re.M))]
+    found = [int(match[1]) for pattern in patterns if (match := re.search(pattern, text, re.MULTILINE))]
     if len(found) < len(names):
         raise InputError(f"{file}: cannot be read as the version of TensorRT's headers")
     version = (found[0], found[1])

@@ -1,6 +1,7 @@
 """Ranks, shares, intervals, pieces and what an observation concludes: all by hand, no model."""
 
 from dataclasses import asdict, replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -120,7 +121,7 @@ def piece(first: int, last: int, shift: float = 0.0) -> Observed:
 def test_joined_pieces_are_one_pass_however_they_were_cut():
     whole = Observation.of([piece(0, 24)])
     for cuts in ((0, 24), (0, 5, 24), (0, 1, 2, 17, 24)):
-        pieces = [piece(a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
+        pieces = [piece(a, b) for a, b in pairwise(cuts)]
         assert Observation.of(pieces) == whole
         assert Observation.of(pieces[::-1]) == whole
         assert Observation.of([*pieces, Observed()]) == whole, "a part without pictures adds nothing"

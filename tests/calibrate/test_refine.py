@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -293,7 +294,7 @@ def test_fitted_counts_meet_the_budget_and_fall(budget, shares, at_input, first)
         return
     assert [(choice.layer, choice.rule) for choice in fitted] == [(choice.layer, choice.rule) for choice in choices]
     assert abs(as_schedule(fitted).budget(NUM_VISUAL) - budget) * NUM_VISUAL <= 1 + 1e-9
-    assert all(a.keep > b.keep for a, b in zip(fitted, fitted[1:], strict=False))
+    assert all(a.keep > b.keep for a, b in pairwise(fitted))
     assert fitted[0].keep < NUM_VISUAL
 
 

@@ -17,7 +17,7 @@ IMAGE, PAD = 4, 0
 
 def test_counts_follow_layer_by_layer():
     assert PAPER.layer_counts(576) == (288,) * 2 + (253,) * 20 + (51,) * 10
-    assert PAPER.groups == (range(0, 2), range(2, 22), range(22, 32))
+    assert PAPER.groups == (range(2), range(2, 22), range(22, 32))
     assert Schedule(num_layers=3).is_empty and Schedule(num_layers=3).budget(10) == 1.0
     assert Schedule(num_layers=3).budget(0) == 1.0
 

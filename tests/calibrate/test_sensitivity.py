@@ -51,7 +51,7 @@ def losses_of(ids, kl, **columns):
 class Told:
     """Stands in for an evaluator: KL by the name of a rule and the sample's number, and a log of what was measured."""
 
-    class family:  # noqa: N801
+    class family:
         num_layers = 4
 
     def __init__(self, kl):

@@ -66,12 +66,12 @@ def made_cost(kind, stream, num_layers, num_visual):
 def every_set(losses, cost, max_drops):
     """(loss, cost, choices) of all sets of compatible choices."""
     ordered = sorted(losses, key=lambda choice: choice.layer)
-    found = []
-    for num in range(max_drops + 1):
-        for choices in combinations(ordered, num):
-            if all(compatible(a, b) for a, b in combinations(choices, 2)):
-                found.append((math.fsum(losses[choice] for choice in choices), cost.of(choices), choices))
-    return found
+    return [
+        (math.fsum(losses[choice] for choice in choices), cost.of(choices), choices)
+        for num in range(max_drops + 1)
+        for choices in combinations(ordered, num)
+        if all(compatible(a, b) for a, b in combinations(choices, 2))
+    ]
 
 
 def ranked(found, constraint, cost):

@@ -99,9 +99,7 @@ def test_types_hold_and_single_ops_stay(brain, part):
     model = onnx.load(brain.bundle.graph(part), load_external_data=False)
     inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
     assert {v.type.tensor_type.elem_type for v in inferred.graph.value_info} >= {TensorProto.BFLOAT16}
-    floats = {
-        i.name: i.type.tensor_type.elem_type for i in model.graph.input if i.type.tensor_type.elem_type not in (7,)
-    }
+    floats = {i.name: i.type.tensor_type.elem_type for i in model.graph.input if i.type.tensor_type.elem_type != 7}
     assert all(
         kind == TensorProto.BFLOAT16 for name, kind in floats.items() if name not in ("visual_grid", "vision_saliency")
     )

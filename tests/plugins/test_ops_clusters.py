@@ -92,7 +92,7 @@ def test_every_label_is_used_and_in_range():
 
 
 def test_a_large_common_offset_does_not_cancel():
-    features, positions, _ = op_cases.inputs("density_peak_clusters", 1, 32)
+    features, _positions, _ = op_cases.inputs("density_peak_clusters", 1, 32)
     plain = squared_distances(features.double().float())
     # fp32 keeps about 1e-4 of the features beside an offset of 1000; without centring the error would be near 1e-1.
     assert (squared_distances(features + 1000.0) - plain).abs().max() < 1e-2

@@ -29,7 +29,7 @@ def test_build_then_reuse(tmp_path, model_folder):
     assert second.reused and "the same" in second.reason and second.key == first.key
     assert (first.path / "engine.json").read_bytes() == sidecar
     assert json.loads(sidecar) == first.sidecar == second.sidecar
-    assert [name for name, _, _ in first.sidecar["graphs"]["prefill"]["inputs"]][0] == "input_ids"
+    assert next(name for name, _, _ in first.sidecar["graphs"]["prefill"]["inputs"]) == "input_ids"
     assert first.sidecar["inputs"]["provider"] == "CPUExecutionProvider"
     assert str(tmp_path) not in sidecar.decode()
 

@@ -132,7 +132,7 @@ def test_over_tensorrt_the_registry_tells_of_the_plugins(bundle, tensorrt, with_
 @pytest.mark.parametrize(("precision", "kind"), [(None, 1), ("fp16", 10), ("bf16", 16)])
 def test_the_parser_is_shown_what_would_be_built(bundle, tensorrt, with_library, precision, kind):
     assert open_target("tensorrt").dry_run(bundle, {"precision": precision} if precision else {}).passed
-    vision, prefill, decode = tensorrt
+    _vision, prefill, decode = tensorrt
     inputs = [item.name for item in decode.graph.input]
     assert "attended_0" in inputs and "past_key_0" not in inputs
     types = {item.name: item.type.tensor_type.elem_type for item in (*prefill.graph.input, *decode.graph.input)}

@@ -8,6 +8,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from math import isqrt
 from typing import Any
 
@@ -79,7 +80,7 @@ class Limits:
 
     def _check_order(self, named: list[tuple[str, int | None]]) -> None:
         given = [(name, value) for name, value in named if value is not None]
-        for (lower, small), (upper, large) in zip(given, given[1:], strict=False):
+        for (lower, small), (upper, large) in pairwise(given):
             if small > large:
                 raise InputError(f"{lower} {small} is above {upper} {large}: min ≤ opt ≤ max must hold")
 
@@ -151,7 +152,7 @@ def _points(bundle: Bundle, limits: Limits) -> dict[str, _Counts]:
     high = limits.max_visual or limits.max_images * own
     middle = limits.opt_visual or min(max(limits.opt_images * own, low), high)
     named = (("min_visual", low), ("opt_visual", middle), ("max_visual", high))
-    for (lower, small), (upper, large) in zip(named, named[1:], strict=False):
+    for (lower, small), (upper, large) in pairwise(named):
         if small > large:
             raise InputError(f"{lower} is {small} and {upper} is {large} for this model: give both")
     if low < least:

@@ -22,7 +22,7 @@ VERSIONS = {name: spec.plugin_version for name, spec in ONNX_OPS.items()}
 
 PRELUDE = (
     f"versions = {VERSIONS}"
-    + """
+    """
 import json, sys
 import numpy
 import tensorrt
