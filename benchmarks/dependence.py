@@ -79,7 +79,7 @@ def main() -> None:
     for layer in sorted(tables[0]):
         for name in tables[0][layer]:
             values = np.array([table[layer][name] for table in tables])
-            rank, share = (Interval.of(column, pictures, least=-1.0, most=1.0) for column in values.T)
+            rank = Interval.of(values[:, 0], pictures, least=-1.0, most=1.0)
             rows.append(
                 {
                     "layer": layer,

@@ -8,6 +8,7 @@ there is the grid's answer: it sees the same samples as a calibration does.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from vitcop.calibrate.evaluate.evaluation import Evaluator, Losses, Part
 from vitcop.calibrate.schedule.budget import solve_counts
@@ -89,7 +90,7 @@ def _geometries(num_layers: int, num_visual: int, budget: float) -> Iterator[tup
             shapes += [((first, last), (1.0, ratio)) for last in range(first + 1, num_layers) for ratio in RATIOS]
             for layers, shape in shapes:
                 counts = solve_counts(num_layers, target, at_input, layers, shape)
-                if counts is None or any(b >= a for a, b in zip(counts, counts[1:], strict=False)):
+                if counts is None or any(b >= a for a, b in pairwise(counts)):
                     continue
                 if (layers, counts) not in seen:
                     seen.add((layers, counts))

@@ -18,6 +18,7 @@ import subprocess
 import sys
 from fractions import Fraction
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +219,7 @@ class Bench:
         order = list(self.sets["calibration"])
         random.Random(self.seed).shuffle(order)
         cuts = [0, *sorted({-(-len(order) // 4), -(-len(order) // 2), len(order)})]
-        rungs = [self.grid_evaluator.part(order[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
+        rungs = [self.grid_evaluator.part(order[a:b]) for a, b in pairwise(cuts)]
         selection = self._parts(self.sets["selection"])
         found = exhaustive.best_of(schedules, self.grid_evaluator, rungs, selection, say)
         methods = methods_at(share(name), found.best, self.evaluator, self.num_visual, self.seed)
