@@ -29,7 +29,6 @@ class Checked:
     Args:
         checkpoint: the model folder.
         digests: of each split as far as its limit.
-        num_samples: of each split.
         weight_bytes: size of all weight shards.
         model_digest: of all files of the model folder.
         schedule_digest, cost_digest, baseline_digest: of these files where the recipe names them.
@@ -37,7 +36,6 @@ class Checked:
 
     checkpoint: "Checkpoint"
     digests: dict[str, str]
-    num_samples: dict[str, int]
     weight_bytes: int
     model_digest: str
     schedule_digest: str | None = None
@@ -79,7 +77,6 @@ def check_recipe(recipe: Recipe, progress: Progress | None = None) -> Checked:
     return Checked(
         checkpoint=checkpoint,
         digests={name: samples_digest(samples) for name, samples in splits.items()},
-        num_samples={name: len(samples) for name, samples in splits.items()},
         weight_bytes=sum((checkpoint.path / shard).stat().st_size for shard in checkpoint.shards),
         model_digest=sha256_of_json(dict(zip(names, known_digests(model_files, progress), strict=True))),
         schedule_digest=known_sha256(source) if isinstance(source, Path) else None,
