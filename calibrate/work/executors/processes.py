@@ -46,7 +46,8 @@ class Processes(AbstractContextManager["Processes"]):
             raise RuntimeError("this executor is busy with other units")
         self._running = True
         waiting, deaths = deque(range(len(units))), Counter[int]()
-        idle, busy = list(self._workers), dict[Any, tuple[_Worker, int]]()
+        # The last is taken first: those that run already, and among others the first.
+        idle, busy = self._workers[::-1], dict[Any, tuple[_Worker, int]]()
 
         def hand_out() -> None:
             while waiting and idle:
