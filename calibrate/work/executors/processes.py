@@ -46,7 +46,7 @@ class Processes(AbstractContextManager["Processes"]):
             raise RuntimeError("this executor is busy with other units")
         self._running = True
         waiting, deaths = deque(range(len(units))), Counter[int]()
-        # The last is taken first: those that run already, and among others the first.
+        # Taken from its end, so worker 0 first: of those that have run already none is passed over.
         idle, busy = self._workers[::-1], dict[Any, tuple[_Worker, int]]()
 
         def hand_out() -> None:
