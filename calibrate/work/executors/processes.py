@@ -83,10 +83,10 @@ class Processes(AbstractContextManager["Processes"]):
 class _Worker:
     """A process, started when there is a unit for it, and again where it has ended."""
 
-    process: subprocess.Popen[bytes] | None = None
-
     def __init__(self, factory: Factory, environment: Mapping[str, str]) -> None:
         self._factory, self._environment = factory.to_text(), environment
+        self.process: subprocess.Popen[bytes] | None = None
+        self.connection: Any = None
 
     def give(self, unit: Json) -> Any:
         """Let it work on a unit. Returns the connection at which it will answer."""
