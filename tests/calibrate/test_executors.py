@@ -62,7 +62,7 @@ def test_processes(num):
 def test_no_more_workers_than_units():
     with Processes(SQUARES, 3) as executor:
         assert squares(executor, units(1)) == [7]
-        assert sum(worker is not None for worker in executor._workers) == 1
+        assert sum(worker.process is not None for worker in executor._workers) == 1
 
 
 def test_a_worker_that_dies_is_replaced(two, tmp_path):
@@ -92,6 +92,35 @@ def test_a_unit_that_kills_every_worker_is_named(two):
     assert squares(two, units(9)) == EXPECTED, "the executor goes on"
 
 
+def test_a_worker_that_dies_while_it_answers_is_replaced(two):
+    """Both answers are larger than what a connection holds, so the second worker stands in the middle of its own while
+    the caller has the first."""
+    results = two.map(units(2, long=2_000_000))
+    found = dict([next(results)])
+    time.sleep(0.3)
+    (answered,) = {result["process"] for result in found.values()}
+    (other,) = {worker.process.pid for worker in two._workers} - {answered}
+    os.kill(other, signal.SIGKILL)
+    found |= dict(results)
+    assert [found[i]["y"] for i in range(2)] == EXPECTED[:2]
+    assert other not in {result["process"] for result in found.values()}
+
+
+def test_leaving_the_context_ends_units_that_run(tmp_path):
+    given = units(3)
+    given[1]["beats"] = str(tmp_path / "beats")
+    begun = time.monotonic()
+    with Processes(SQUARES, 2) as executor:
+        results = executor.map(given)
+        next(results), next(results)
+        while not (tmp_path / "beats").exists():
+            time.sleep(0.02)
+        pids = [worker.process.pid for worker in executor._workers]
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 5, "in less than the time after which a worker is killed"
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
 def test_errors_keep_their_meaning(two):
     given = units(4)
     given[1]["raises"] = "InputError"
@@ -110,6 +139,31 @@ def test_errors_keep_their_meaning(two):
 
 def test_what_a_library_prints_is_no_result(two):
     assert squares(two, units(4, says='{"result": {"y": 0}}')) == EXPECTED[:4]
+
+
+SCRIPT = """
+from vitcop.calibrate.work.executors import Factory, Processes
+print("begun", flush=True)
+units = [{"key": str(i), "x": i, "says": "said aside"} for i in range(4)]
+with Processes(Factory(module="toy_performers", function="make_squares", arguments={"offset": 0}), 2) as executor:
+    print(sorted(result["y"] for _, result in executor.map(units)))
+"""
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_a_script_runs_once_and_has_its_output_for_itself(by_name, tmp_path):
+    """A script without `if __name__ == "__main__"`, and one that has no file at all."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "script.py" if by_name else "-"],
+        input=None if by_name else SCRIPT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == "begun\n[0, 1, 4, 9]\n", done.stderr
+    assert done.stderr.count("said aside") == 4 and not done.stderr.replace("said aside", "").strip()
 
 
 def test_one_map_at_a_time(two):
@@ -190,7 +244,8 @@ def test_workers_end_with_their_parent(sent, tmp_path):
         while not all(file.exists() for file in files):
             assert time.monotonic() < deadline and child.poll() is None
             time.sleep(0.02)
-        os.kill(child.pid, sent)
+        # A terminal sends an interrupt to the whole group.
+        (os.killpg if sent == signal.SIGINT else os.kill)(child.pid, sent)
         assert child.wait(timeout=30) == (130 if sent == signal.SIGINT else -signal.SIGKILL)
         # The pipe ends when the last worker has: they inherited it.
         assert child.stderr.read() == ""

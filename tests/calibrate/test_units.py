@@ -18,7 +18,7 @@ from vitcop.calibrate.models.checkpoint import Checkpoint
 from vitcop.calibrate.schedule.presets import preset
 from vitcop.calibrate.schedule.schedule import Schedule
 from vitcop.calibrate.work.executors import Factory, InProcess, Processes
-from vitcop.calibrate.work.executors.outcomes import performed, result_of
+from vitcop.calibrate.work.executors.outcomes import Answering, result_of
 from vitcop.calibrate.work.job import Job
 from vitcop.calibrate.work.performing import perform_all, stored_as, unit
 from vitcop.calibrate.work.sharding import perform_shard, take_in
@@ -221,7 +221,8 @@ def test_an_infinite_loss_through_stores_workers_and_shards(tmp_path):
         text = file.read_text()
         assert "null" in text and json.loads(text, parse_constant=pytest.fail)
     (found,) = perform_all(InProcess(Factory(module="toy_performers", function="make_nothing")), units, store=store)
-    assert losses_of(found) == losses_of(result_of(performed(Overflows(), units[0]))) == INFINITE
+    worker = Answering(Factory(module=__name__, function="Overflows").to_text())
+    assert losses_of(found) == losses_of(result_of(worker.perform(json.dumps(units[0])))) == INFINITE
     (path,) = partial_files([tmp_path / "table"])
     read = PartialTable.load(path)
     assert read == table and losses_of(read.results["k"]) == INFINITE

@@ -14,7 +14,8 @@ class Squares:
     """x → x² + offset.
 
     A unit may also ask for: "die_once", a file that says that it has died already; "die", always; "raises", the name
-    of an error; "beats", a file that it touches until it is stopped; "says", printed to standard output.
+    of an error; "beats", a file that it touches until it is stopped; "says", printed to standard output;
+    "long", so many more characters in the result.
     """
 
     def __init__(self, offset: int) -> None:
@@ -37,7 +38,8 @@ class Squares:
             Path(unit["beats"]).write_text(str(time.monotonic()))
             time.sleep(0.02)
         self.done += 1
-        return {"y": unit["x"] ** 2 + self.offset, "process": os.getpid(), "done": self.done, "pair": (1, 2)}
+        result = {"y": unit["x"] ** 2 + self.offset, "process": os.getpid(), "done": self.done, "pair": (1, 2)}
+        return {**result, "long": "x" * unit.get("long", 0)}
 
 
 def make_squares(*, offset: int) -> Squares:

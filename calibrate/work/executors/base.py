@@ -5,10 +5,10 @@ model) is held by a performer, which each worker makes once from a description i
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 from vitcop.calibrate.core.strict_json import from_json, to_json
 
@@ -48,7 +48,7 @@ class Factory:
         return cls(**from_json(text))
 
 
-class Executor(Protocol):
+class Executor(AbstractContextManager["Executor"], Protocol):
     """Performs units; a context manager, whose workers end with it."""
 
     def map(self, units: Sequence[Json]) -> Iterator[tuple[int, Json]]:
@@ -58,12 +58,6 @@ class Executor(Protocol):
         MissingError where workers keep dying at a unit. Units in flight are then given up.
         """
         ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
 
 
 def name_of(unit: Json) -> str:

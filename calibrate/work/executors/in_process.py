@@ -1,15 +1,14 @@
 """The default executor: one unit after another, in this process."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
-from types import TracebackType
-from typing import Self
 
 from vitcop.calibrate.core.strict_json import plain
 from vitcop.calibrate.work.executors.base import Factory, Json, Performer
 
 
-class InProcess:
+class InProcess(AbstractContextManager["InProcess"]):
     """Makes its performer at the first unit and keeps it.
 
     Args:
@@ -29,10 +28,5 @@ class InProcess:
         for i, unit in enumerate(units):
             yield i, plain(self.performer.perform(plain(unit)))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         pass

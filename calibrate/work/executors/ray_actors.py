@@ -5,16 +5,14 @@ import signal
 import socket
 import sys
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
-from types import TracebackType
+from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stdout
 from typing import Any, Self
 
-from vitcop.calibrate.core.strict_json import from_json, to_json
-from vitcop.calibrate.work.executors.base import Factory, Json, Performer, name_of
-from vitcop.calibrate.work.executors.outcomes import failed, performed, result_of
-from vitcop.calibrate.work.executors.processes import RETRIES
+from vitcop.calibrate.core.strict_json import to_json
+from vitcop.calibrate.work.executors.base import Factory, Json
+from vitcop.calibrate.work.executors.outcomes import RETRIES, Answering, given_up, result_of
 from vitcop.plugins.errors import InputError, MissingError
 
 _LOCAL_STORE_BYTES = 100 << 20
@@ -24,7 +22,7 @@ _REACH_SECONDS = 10.0
 _ATTEMPTS = 3
 
 
-class Ray:
+class Ray(AbstractContextManager["Ray"]):
     """Units go to actors, each of which keeps its performer. An actor that dies is replaced and its unit tried again.
 
     Without an address a Ray that this process is connected to is used, else the one of $RAY_ADDRESS, else a local one
@@ -52,8 +50,6 @@ class Ray:
             raise InputError(f"workers: expected at least 1, found {num_workers}")
         self._ray = _import_ray()
         self._factory, self._retries, self._gpus = factory.to_text(), retries, gpus
-        self._actors: dict[Any, Any] = {}
-        """Actors by the reference of the outcome that they work on."""
         self._idle: list[Any] = []
         self._redirection = ExitStack()
         self._owned = not self._ray.is_initialized()
@@ -68,42 +64,36 @@ class Ray:
     def map(self, units: Sequence[Json]) -> Iterator[tuple[int, Json]]:
         """As in `Executor`."""
         errors = self._ray.exceptions
-        waiting, deaths = deque(range(len(units))), Counter[int]()
-        running: dict[Any, int] = {}
+        waiting, running = deque(range(len(units))), dict[Any, tuple[Any, int]]()
 
         def hand_out() -> None:
             while waiting and len(running) < self._num_workers:
-                unit = waiting.popleft()
-                actor = self._idle.pop() if self._idle else self._new_actor()
-                reference = actor.perform.remote(to_json(units[unit]))
-                running[reference], self._actors[reference] = unit, actor
+                actor, unit = self._idle.pop() if self._idle else self._new_actor(), waiting.popleft()
+                running[actor.perform.remote(to_json(units[unit]))] = actor, unit
 
         try:
             hand_out()
             while running:
                 (reference,), _ = self._ray.wait(list(running), num_returns=1)
-                unit, actor = running.pop(reference), self._actors.pop(reference)
                 try:
                     outcome = self._ray.get(reference)
                 except errors.RayTaskError:
                     raise
                 except errors.RayError as error:
-                    deaths[unit] += 1
-                    if deaths[unit] > self._retries:
-                        raise _given_up(units[unit], deaths[unit], error) from None
-                    waiting.appendleft(unit)
-                    hand_out()
-                    continue
+                    unit = running[reference][1]
+                    raise given_up(units[unit], self._retries + 1, "Ray actors", _first_line(error)) from None
+                actor, unit = running.pop(reference)
                 self._idle.append(actor)
                 hand_out()
                 yield unit, result_of(outcome)
         finally:
-            for reference in running:
-                self._ray.kill(self._actors.pop(reference))
+            for actor, _ in running.values():
+                self._ray.kill(actor)
 
     def _new_actor(self) -> Any:
-        kind = self._ray.remote(num_cpus=1, num_gpus=int(self._gpus), max_restarts=0)(Actor)
-        return kind.remote(self._factory)
+        # Ray itself starts it again after its death, however often, and gives it its unit again, so many times.
+        options = {"num_cpus": 1, "num_gpus": int(self._gpus), "max_restarts": -1, "max_task_retries": self._retries}
+        return self._ray.remote(**options)(Answering).remote(self._factory)
 
     def _fitting(self, num_workers: int | None) -> int:
         """How many actors to use, given what the cluster has."""
@@ -122,32 +112,13 @@ class Ray:
         self._redirection.enter_context(redirect_stdout(sys.stderr))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._ray.is_initialized():
             for actor in self._idle:
                 self._ray.kill(actor)
         self._idle = []
         self._disconnect()
         self._redirection.close()
-
-
-class Actor:
-    """Holds a performer; texts of JSON come and go, since Ray would pickle anything else."""
-
-    def __init__(self, factory: str) -> None:
-        self._factory = factory
-        self._performer: Performer | None = None
-
-    def perform(self, unit: str) -> str:
-        """The outcome of a unit."""
-        if self._performer is None:
-            try:
-                self._performer = Factory.from_text(self._factory).make()
-            except Exception as error:  # whatever it is, the other side must hear of it
-                return failed(error)
-        return performed(self._performer, from_json(unit))
 
 
 def _import_ray() -> Any:
@@ -181,8 +152,7 @@ def _connect(ray: Any, address: str | None, num_workers: int | None) -> None:
             except Exception as error:  # of many types, Exception itself among them
                 ray.shutdown()
                 if not attempts_left:
-                    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-                    raise MissingError(f"Ray at {address} cannot be used ({reason})") from None
+                    raise MissingError(f"Ray at {address} cannot be used ({_first_line(error)})") from None
 
 
 def _check_reachable(address: str) -> None:
@@ -223,9 +193,5 @@ def _search_path_passed_on() -> Iterator[None]:
             os.environ["PYTHONPATH"] = before
 
 
-def _given_up(unit: Json, deaths: int, error: Exception) -> MissingError:
-    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return MissingError(
-        f"unit {name_of(unit)}: {deaths} Ray actors died at it (the last: {reason}); if memory is short, use fewer "
-        "workers or a smaller batch_size"
-    )
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,7 +1,7 @@
 """A worker process: `python -m vitcop.calibrate.work.executors.worker`, started by `Processes`.
 
-Reads lines of JSON from its standard input, the factory first and then units; writes the outcome of each as one line
-to its standard output. It ends when its input does: also when the process that started it was killed.
+Its standard input is one end of a connection: texts come, the factory first and then units, and outcomes go back.
+It ends when the other side closes the connection: also when the process that started it was killed.
 """
 
 import os
@@ -11,24 +11,20 @@ import threading
 import time
 import warnings
 from contextlib import suppress
+from multiprocessing.connection import Connection
 from queue import SimpleQueue
 
-from vitcop.calibrate.core.strict_json import from_json
-from vitcop.calibrate.work.executors.base import Factory
-from vitcop.calibrate.work.executors.outcomes import failed, performed
+from vitcop.calibrate.work.executors.outcomes import Answering
 
 GRACE_SECONDS = 5.0
 """How long a unit may take to come to a point where it can be stopped; then the process ends as it is."""
 
 
-def _listen(descriptor: int, lines: "SimpleQueue[str]") -> None:
-    """Put lines into the queue as they come; at the end of input stop this process, whatever it is doing."""
-    # By descriptor: a thread that waits inside a buffered file holds its lock while the interpreter ends.
-    rest = b""
-    while block := os.read(descriptor, 1 << 16):
-        *whole, rest = (rest + block).split(b"\n")
-        for line in whole:
-            lines.put(line.decode("utf-8"))
+def _listen(connection: Connection, texts: "SimpleQueue[str]") -> None:
+    """Put texts into the queue as they come; at their end stop this process, whatever it is doing."""
+    with suppress(EOFError, OSError):
+        while True:
+            texts.put(connection.recv_bytes().decode("utf-8"))
     # As an exception in the main thread, so that a file that is being written does not stay under a temporary name.
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE_SECONDS)
@@ -39,38 +35,22 @@ def _stop(number: int, frame: object) -> None:
     raise SystemExit
 
 
-def _serve(lines: "SimpleQueue[str]", answers: int) -> None:
-    def answer(outcome: str) -> None:
-        data = outcome.encode("utf-8") + b"\n"
-        while data:
-            data = data[os.write(answers, data) :]
-
-    factory = Factory.from_text(lines.get())
-    try:
-        performer = factory.make()
-    except Exception as error:  # whatever it is, the other side must hear of it
-        answer(failed(error))
-        return
-    while True:
-        answer(performed(performer, from_json(lines.get())))
-
-
 def main() -> None:
-    """Serve until the input ends."""
+    """Serve until the connection ends."""
     # Interrupts are for the process that started this one, which then stops it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _stop)
-    # Whatever libraries print must not come between the outcomes, nor may they read what is meant for us.
-    requests, answers = os.dup(0), os.dup(1)
-    with open(os.devnull, "rb") as nothing:
-        os.dup2(nothing.fileno(), 0)
-    os.dup2(2, 1)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
-    lines: SimpleQueue[str] = SimpleQueue()
-    threading.Thread(target=_listen, args=(requests, lines), daemon=True).start()
-    with suppress(SystemExit, BrokenPipeError):
-        _serve(lines, answers)
+    connection, texts = Connection(os.dup(0)), SimpleQueue[str]()
+    # Libraries may not read what is meant for us, nor may what they start keep our end open.
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    threading.Thread(target=_listen, args=(connection, texts), daemon=True).start()
+    with suppress(SystemExit, ConnectionError):
+        answering = Answering(texts.get())
+        while True:
+            connection.send_bytes(answering.perform(texts.get()).encode("utf-8"))
     # Not through the interpreter's end, which waits for threads of libraries.
     sys.stderr.flush()
     os._exit(0)
