@@ -7,9 +7,9 @@ help of the option, and `check_settings` holds what is made in Python to it.
 from collections.abc import Callable
 from dataclasses import MISSING, Field, field, fields
 from fractions import Fraction
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
-from vitcop.calibrate.core.strict_json import check_fields
+from vitcop.calibrate.core.strict_json import read
 from vitcop.plugins.errors import InputError
 
 
@@ -40,8 +40,10 @@ def meaning(item: Field) -> str:
 
 
 def check_settings(settings: Any) -> None:
-    """Hold settings to the types and ranges of their fields. Raises InputError that names the field."""
-    check_fields(settings)
+    """Read the fields of new settings as a recipe's are, so that lists become tuples and texts paths, and hold them to
+    their ranges. Raises InputError that names the field."""
+    for name, kind in get_type_hints(type(settings), include_extras=True).items():
+        object.__setattr__(settings, name, read(kind, getattr(settings, name), name))
     for item in fields(settings):
         value, least, above, most = getattr(settings, item.name), *map(item.metadata.get, ("least", "above", "most"))
         if value is None:

@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitcop.calibrate.core.settings import share
+from vitcop.calibrate.evaluate.settings import CalibrationSettings
 from vitcop.pipeline.recipe import all_keys, load_recipe, parse_recipe
 from vitcop.pipeline.recipe_reference import recipe_reference
+from vitcop.pipeline.settings import SearchSettings
 from vitcop.plugins.errors import InputError
 
 LEAST = {"model": "m", "data": {"calibration": "a", "selection": "b", "evaluation": "c"}}
@@ -109,6 +111,20 @@ def test_search_settings_in_their_types():
     assert settings.flops == 1e13 and settings.search.merge_orders == ("largest",)
     assert settings.search.rungs == (0.5, 1.0) and settings.search.cutoff_quantiles == (None, 0.3)
     assert settings.search.check_share == 1.0
+
+
+def test_settings_made_in_python_take_what_recipes_take():
+    made = SearchSettings(budget="1/4", cost="cost.json", search={"rungs": ["1/2", 1], "dtype": "bf16"})
+    assert made == SearchSettings(budget=0.25, cost=Path("cost.json"), search=made.search)
+    assert made.search == CalibrationSettings(rungs=(0.5, 1.0), dtype="bfloat16")
+    for wrong, said in (
+        ({"budget": 2}, "^budget: expected a number above 0"),
+        ({"workers": 0}, "^workers: must be"),
+        ({"flops": 1.0, "budget": 0.5}, "one constraint"),
+        ({"search": {"x": 1}}, "^search: unknown"),
+    ):
+        with pytest.raises(InputError, match=said):
+            SearchSettings(**wrong)
 
 
 def test_reference_has_every_key_with_its_meaning():
