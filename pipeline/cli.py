@@ -94,6 +94,10 @@ class _Interrupts:
         try:
             yield
         finally:
+            if self._ends_process:
+                # Python notes an interrupt that leaves code made from text, as `dataclasses` and named tuples make it,
+                # and ends a process of `python -m` by that signal, whatever became of it since. This forgets it.
+                exec("")
             for number, handler in before.items():
                 after = signal.SIG_IGN if self._ends_process else handler
                 signal.signal(number, after if after is not None else signal.SIG_DFL)

@@ -143,3 +143,24 @@ def test_no_progress_bar_where_nobody_watches(invoke, fake_stages, project):
     assert result.exit_code == 0
     assert "\x1b" not in result.stderr and "\r" not in result.stderr
     assert result.stdout.splitlines()[-1] == "PASSED"
+
+
+@pytest.mark.parametrize("moment", ["in code made from text", "while the interpreter ends"])
+def test_an_interrupt_ends_with_its_status_at_any_moment(tmp_path, moment):
+    """Run as a module: there Python ends a process by the signal where an interrupt left code made from text."""
+    body = {
+        "in code made from text": 'exec("import signal; signal.raise_signal(signal.SIGINT)")',
+        "while the interpreter ends": "atexit.register(signal.raise_signal, signal.SIGINT)",
+    }[moment]
+    (tmp_path / "stopped.py").write_text(
+        f"import atexit, signal, sys\n"
+        f"signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"from vitcop.pipeline import cli\n"
+        f"def command():\n    {body}\n"
+        f"cli.Vitcop.get_command = lambda *_: cli.click.Command('late', callback=command)\n"
+        f"sys.argv = ['vitcop', 'late']\n"
+        f"cli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-m", "stopped"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == (130 if moment == "in code made from text" else 0), done.stderr
+    assert "Traceback" not in done.stderr
