@@ -1,6 +1,6 @@
 """The recipe: everything that `vitcop run` needs to know, as one YAML file checked before anything runs.
 
-Every option is a field of the classes below, with its default and its meaning; `recipe_reference` prints them.
+Every key is a field of `Recipe` or of its settings, with its default and its meaning; `recipe_reference` prints them.
 """
 
 import dataclasses

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from vitcop.calibrate.core.settings import Number, Share, check_settings, setting
 from vitcop.calibrate.data.task_scores import metric_of
@@ -11,6 +11,9 @@ from vitcop.calibrate.models.dtypes import Attention
 from vitcop.calibrate.schedule.schedule import MAX_INT
 from vitcop.calibrate.search.constraints import Constraint, ConstraintKind
 from vitcop.plugins.errors import InputError
+
+if TYPE_CHECKING:
+    from vitcop.calibrate.stats.subset_limits import SubsetLimit
 
 PRESETS = ("paper-1/3", "paper-2/9", "paper-1/9", "none")
 """Schedules that can be named in place of a file."""
@@ -87,6 +90,18 @@ class SearchSettings(Settings):
             raise InputError(f"{' and '.join(given)} are given; a search has one constraint")
         if self.latency_ms is not None and self.cost is None:
             raise InputError("latency_ms needs `cost`, made with `vitcop bench --cost-table`")
+        # Both check themselves: what cannot be is refused before any file is opened.
+        _ = self.constraint, self.limits
+
+    @property
+    def limits(self) -> "tuple[SubsetLimit, ...]":
+        """What may be lost on named subsets."""
+        if not self.subset_limits:
+            return ()
+        # It loads NumPy, which asking for help must not.
+        from vitcop.calibrate.stats.subset_limits import SubsetLimit
+
+        return tuple(SubsetLimit(subset=name, max_drop=most) for name, most in sorted(self.subset_limits.items()))
 
     @property
     def constraint(self) -> Constraint:

@@ -75,9 +75,9 @@ class Stage:
 
 def recipe_slice(recipe: Recipe, keys: tuple[str, ...]) -> dict[str, Any]:
     """The values of a recipe under some keys, flat, by dotted key. Files are inputs, told by digest."""
-    flat: dict[str, Any] = {}
+    data, flat = asdict(recipe), dict[str, Any]()
     for key in keys:
-        value: Any = asdict(recipe)
+        value: Any = data
         for part in key.split("."):
             value = value[part]
         flat |= _flatten(key, value)

@@ -110,9 +110,13 @@ def hash_in_background(paths: Iterable[Path]) -> threading.Thread:
     return thread
 
 
-def _cache_file(real: Path) -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "vitcop" / "digests" / f"{sha256_of_json(str(real))[:32]}.json"
+def _cache_file(real: Path) -> Path | None:
+    """None for a user without a home, such as containers run with any number."""
+    try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        return None
+    return home / "vitcop" / "digests" / f"{sha256_of_json(str(real))[:32]}.json"
 
 
 def _stamp(path: Path) -> list[int]:
@@ -124,10 +128,12 @@ def _recall(path: Path) -> str | None:
     real, stamp = path.resolve(), _stamp(path)
     if stamp[0] < LARGE:
         return None
-    entry = _remembered.get(real)
+    entry, file = _remembered.get(real), _cache_file(real)
     if entry is None:
+        if file is None:
+            return None
         try:
-            entry = read_object(_cache_file(real))
+            entry = read_object(file)
         except InputError:
             return None
     is_it = entry.get("path") == str(real) and entry.get("stamp") == stamp
@@ -139,5 +145,6 @@ def _remember(path: Path, stamp: list[int], digest: str) -> None:
     if stamp[0] < LARGE or time.time_ns() - max(stamp[1:3]) <= _RACY_NS:
         return
     _remembered[real] = {"path": str(real), "stamp": stamp, "sha256": digest}
-    with contextlib.suppress(OSError):
-        write_atomically(_cache_file(real), to_json(_remembered[real]).encode())
+    if (file := _cache_file(real)) is not None:
+        with contextlib.suppress(OSError):
+            write_atomically(file, to_json(_remembered[real]).encode())

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from vitcop.calibrate.core.settings import Share, check_settings, setting
 from vitcop.calibrate.data.task_scores import metric_of
 from vitcop.calibrate.models.dtypes import Attention, dtype_name
+from vitcop.calibrate.schedule.schedule import HeadReduction, Order
 from vitcop.plugins.errors import InputError
 
 
@@ -33,8 +34,8 @@ class CalibrationSettings:
         (1 / 3, 2 / 9, 1 / 9, 0.05), "budgets of the curve, beside the one asked for"
     )
     curve_sets: int = setting(4, "best sets by forecast that are measured at each of these", least=1)
-    head_reductions: tuple[str, ...] = setting(("mean_key", "mean_norm"), "reductions of the key norm to try")
-    merge_orders: tuple[str, ...] = setting(
+    head_reductions: tuple[HeadReduction, ...] = setting(("mean_key", "mean_norm"), "reductions of the key norm to try")
+    merge_orders: tuple[Order, ...] = setting(
         ("smallest",), "orders of a merge by key norm; largest merges by the negated score"
     )
     cutoff_quantiles: tuple[Share | None, ...] = setting(

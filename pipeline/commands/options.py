@@ -73,8 +73,9 @@ def settings_options(kind: type, *, without: Collection[str] = ()) -> Decorator:
     are left out. The command gets them by the names of the fields: see `taken`."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        hints = get_type_hints(kind, include_extras=True)
         for item in reversed(fields(kind)):
-            hint = get_type_hints(kind, include_extras=True)[item.name]
+            hint = hints[item.name]
             if item.name not in without and get_origin(hint) is not dict and not is_dataclass(hint):
                 function = _option(item, hint)(function)
         return function

@@ -47,7 +47,6 @@ class Search:
             merged: what all shards found, in place of measuring the table.
         """
         from vitcop.calibrate.search.calibrating import calibrate
-        from vitcop.calibrate.stats.subset_limits import SubsetLimit
 
         self._tell(console)
         result = self._skipping(
@@ -56,10 +55,7 @@ class Search:
             constraint=self.settings.constraint,
             store=store,
             cost_table=self.cost_table,
-            limits=[
-                SubsetLimit(subset=subset, max_drop=most)
-                for subset, most in sorted(self.settings.subset_limits.items())
-            ],
+            limits=self.settings.limits,
             merged=merged,
         )
         if calibration_out is not None:

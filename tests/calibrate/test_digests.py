@@ -90,9 +90,18 @@ def test_a_broken_cache_is_made_again(content, tmp_path, reads):
     assert known_sha256(file) == first and reads == ["w", "w"]
 
 
-def test_without_a_cache_folder_a_process_remembers(tmp_path, reads, monkeypatch):
-    (tmp_path / "taken").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "taken"))
+def no_home():
+    raise RuntimeError("Could not determine home directory.")
+
+
+@pytest.mark.parametrize("home", ["a file", "none"])
+def test_without_a_cache_folder_a_process_remembers(home, tmp_path, reads, monkeypatch):
+    if home == "none":
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.setattr(digests.Path, "home", no_home)
+    else:
+        (tmp_path / "taken").write_text("")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "taken"))
     file = tmp_path / "w"
     file.write_bytes(b"1")
     assert known_sha256(file) == known_sha256(file) and reads == ["w"]
