@@ -3,7 +3,7 @@
 | kind | value | cost of a set of drops |
 |---|---|---|
 | budget | mean share of visual tokens over the layers | tokens in all layers together, within one a layer |
-| flops | FLOPs of a prefill (`calibrate.cost`) | the same |
+| flops | FLOPs of a prefill (`schedule.cost`) | the same |
 | kv_bytes | bytes of the KV cache after it | the same |
 | latency_ms | milliseconds of a prefill on a target | the same, as its cost table says |
 | max_loss | nats, mean over the samples | whatever the caller wants least of |
