@@ -1,6 +1,6 @@
 """How long a prefill takes, forecast from measured times: cost.json and what follows from it. No torch.
 
-`vitcop bench --cost-table` times probes on a target and fits coefficients (`latency_fit.py` beside this). A forecast is a
+`vitcop bench --cost-table` times probes on a target and fits coefficients (`latency_fit`). A forecast is a
 sum of them, over layers and drops. For V visual tokens in the prompt, K behind the vision
 stage, T other tokens, and S = visual tokens in a layer + T:
 
